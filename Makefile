@@ -1,0 +1,48 @@
+# `make` alone lists the targets. Each uses the environment in .venv and makes it when it is missing.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format type docs bench clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+setup: $(READY) ## Make the environment and install the package with its tools
+
+demo: $(READY) ## Distil on handwritten digits with flipped labels and write a report (under 4 minutes)
+	$(BIN)/limbeck run digits --out runs/demo --replace
+
+test: $(READY) ## Run the fast tests (under 2 minutes)
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(READY) ## Run every test: slow ones and those that open a browser too
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+lint: $(READY) ## Check the style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## Mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: $(READY) ## Check the types
+	$(BIN)/mypy
+
+docs: $(READY) ## Render METHODS.md from the catalogue
+	$(BIN)/python -m limbeck.catalogue > METHODS.md
+
+bench: $(READY) ## Measure the step's time and memory against plain distillation
+	$(BIN)/python benchmarks/step.py
+
+clean: ## Remove the environment and all that was made
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,82 @@
+"""Reads inner activations by module name. The only room of the package that sets hooks for features."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import final
+
+from torch import Tensor, nn
+
+from limbeck.core.batch import Batch
+from limbeck.core.errors import ShapeError, UsageError, nearest
+from limbeck.core.outputs import Outputs
+
+
+@final
+class Tapped(nn.Module):
+    """A model that is called with a batch and answers with `Outputs`; wraps, never changes, the model.
+
+    The model is called with `batch.inputs`, and with `mask=batch.mask` where its forward takes a `mask`.
+
+    Args:
+        model: Any module whose forward returns logits, [B, C] or [B, L, V].
+        taps: Names or globs (`layer3.*`) of modules whose outputs to return in `Outputs.features`, in the order of the model.
+
+    Raises:
+        UsageError: A name fits no module of the model.
+    """
+
+    def __init__(self, model: nn.Module, taps: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.model = model
+        self.taps = tuple(taps)
+        self.tapped = matching_modules(model, taps)
+        self.takes_mask = "mask" in inspect.signature(model.forward).parameters
+
+    def forward(self, batch: Batch) -> Outputs:
+        """What the model says of the batch.
+
+        Raises:
+            ShapeError: The model did not return one tensor of logits with one row per sample.
+        """
+        with _collect(self.model, self.tapped) as features:
+            logits = self.model(batch.inputs, mask=batch.mask) if self.takes_mask else self.model(batch.inputs)
+        if not isinstance(logits, Tensor) or logits.dim() not in (2, 3) or len(logits) != len(batch):
+            came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ShapeError(
+                f"{type(self.model).__name__} returned {came} for {len(batch)} samples; a model returns logits, [B, C] or [B, L, V]."
+            )
+        return Outputs(logits, dict(features))
+
+
+def matching_modules(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """The names of the modules that fit any of the patterns, in the order of the model.
+
+    Raises:
+        UsageError: A pattern fits no module.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"{type(model).__name__} has no module that fits '{pattern}'{nearest(pattern, names)}")
+    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+@contextmanager
+def _collect(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of the named modules during a forward pass; the hooks are gone afterwards, whatever happens."""
+    features: dict[str, Tensor] = {}
+
+    def keep(name: str) -> "nn.modules.module._ForwardHook":  # type: ignore[name-defined]
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            features[name] = output
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield features
+    finally:
+        for handle in handles:
+            handle.remove()

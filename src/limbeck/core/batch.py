@@ -1,0 +1,64 @@
+"""What flows in: a batch of samples, each with an identity that lasts for the whole run."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as they are handed to student, teacher and terms. Frozen: a transform returns a new one.
+
+    Args:
+        inputs: [B, ...] floats (vectors, images) or int64 token ids [B, L].
+        targets: [B] int64 labels as given, [B, L] int64 for token tasks, or None where there are none.
+        index: [B] int64, each sample's identity: its row in the source, the same for the whole run.
+        mask: [B, L] bool, true where a token counts, or None.
+        meta: Further columns, one row per sample.
+
+    Raises:
+        ShapeError: A part has another number of rows than `index`.
+    """
+
+    inputs: Tensor
+    targets: Tensor | None
+    index: Tensor
+    mask: Tensor | None = None
+    meta: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = len(self.index)
+        parts = {"inputs": self.inputs, "targets": self.targets, "mask": self.mask, **self.meta}
+        for name, part in parts.items():
+            if part is not None and len(part) != rows:
+                raise ShapeError(f"Batch: {name} has {len(part)} rows and index has {rows}; give one row per sample.")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(
+            self,
+            inputs=change(self.inputs),
+            targets=None if self.targets is None else change(self.targets),
+            index=change(self.index),
+            mask=None if self.mask is None else change(self.mask),
+            meta={name: change(part) for name, part in self.meta.items()},
+        )
+
+    def take(self, rows: Tensor | slice) -> "Batch":
+        """The samples at these positions, in this order."""
+        return self._map(lambda part: part[rows])
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same samples on another device."""
+        return self._map(lambda part: part.to(device))
+
+    def split(self, parts: int) -> "list[Batch]":
+        """Cut into at most `parts` consecutive batches of nearly equal size; none is empty."""
+        return [self.take(rows) for rows in torch.arange(len(self)).tensor_split(min(parts, len(self))) if len(rows)]
+

@@ -1,0 +1,60 @@
+"""Checks of constructor arguments. Each returns the value, so that it reads `self.T = positive(T, "KD: T")`."""
+
+import math
+
+from limbeck.core.errors import UsageError
+
+
+def finite(value: float, who: str) -> float:
+    """The value as a float when it is a finite number.
+
+    Raises:
+        UsageError: The value is no number, NaN or infinite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{who} must be a finite number, got {value!r}.")
+    return float(value)
+
+
+def positive(value: float, who: str) -> float:
+    """The value when it is above 0.
+
+    Raises:
+        UsageError: The value is not a finite number above 0.
+    """
+    if finite(value, who) <= 0:
+        raise UsageError(f"{who} must be above 0, got {value!r}.")
+    return float(value)
+
+
+def not_negative(value: float, who: str) -> float:
+    """The value when it is 0 or above.
+
+    Raises:
+        UsageError: The value is not a finite number of at least 0.
+    """
+    if finite(value, who) < 0:
+        raise UsageError(f"{who} must be 0 or above, got {value!r}.")
+    return float(value)
+
+
+def fraction(value: float, who: str) -> float:
+    """The value when it lies in [0, 1].
+
+    Raises:
+        UsageError: The value is not a finite number in [0, 1].
+    """
+    if not 0 <= finite(value, who) <= 1:
+        raise UsageError(f"{who} must lie in [0, 1], got {value!r}.")
+    return float(value)
+
+
+def whole(value: int, who: str, *, least: int = 1) -> int:
+    """The value when it is a whole number of at least `least`.
+
+    Raises:
+        UsageError: The value is no whole number, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{who} must be a whole number of at least {least}, got {value!r}.")
+    return value

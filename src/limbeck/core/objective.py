@@ -1,0 +1,95 @@
+"""The algebra of terms: `KD(T=4) * 0.7 + CE() * 0.3` reads like the paper's formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.checks import finite
+from limbeck.core.errors import ShapeError
+from limbeck.core.outputs import Views
+from limbeck.core.term import Need, Term
+
+
+class Objective(nn.Module):
+    """A sum of terms with coefficients. Evaluates every term for every sample; who reduces, does it elsewhere and once.
+
+    Args:
+        parts: (coefficient, term) pairs. Coefficients are finite numbers.
+
+    Shapes: `forward` gives [K, B], one row per term, without the coefficients; `coefs` is [K].
+    """
+
+    coefs: Tensor
+
+    def __init__(self, parts: Sequence[tuple[float, Term]]) -> None:
+        super().__init__()
+        values = [finite(coef, f"{type(term).__name__}: its coefficient") for coef, term in parts]
+        self.terms = nn.ModuleList([term for _, term in parts])
+        self.register_buffer("coefs", torch.tensor(values, dtype=torch.float64), persistent=False)
+
+    @property
+    def parts(self) -> list[tuple[float, Term]]:
+        """The (coefficient, term) pairs."""
+        return [(float(coef), term) for coef, term in zip(self.coefs, self.terms, strict=True) if isinstance(term, Term)]
+
+    @property
+    def names(self) -> list[str]:
+        """One name per term, unique: `KD`, `CE`, `CE#2`."""
+        kinds = [type(term).__name__ for term in self.terms]
+        seen = [kinds[: i + 1].count(kind) for i, kind in enumerate(kinds)]
+        return [kind if count == 1 else f"{kind}#{count}" for kind, count in zip(kinds, seen, strict=True)]
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """All that any of the terms needs."""
+        return frozenset().union(*(term.needs for _, term in self.parts))
+
+    @property
+    def student_taps(self) -> tuple[str, ...]:
+        """All that the terms read from inside the student, each once."""
+        return tuple(dict.fromkeys(name for _, term in self.parts for name in term.student_taps))
+
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """All that the terms read from inside the teacher, each once."""
+        return tuple(dict.fromkeys(name for _, term in self.parts for name in term.teacher_taps))
+
+    def forward(self, views: Views) -> Tensor:
+        """Every term's value for every sample, [K, B].
+
+        Raises:
+            ShapeError: A term broke the contract and did not return one value per sample.
+        """
+        rows = []
+        for name, (_, term) in zip(self.names, self.parts, strict=True):
+            value = term(views)
+            if value.shape != (len(views.batch),):
+                raise ShapeError(
+                    f"{name} returned shape {list(value.shape)} for {len(views.batch)} samples; a term returns one value per sample, [B]."
+                )
+            rows.append(value)
+        return torch.stack(rows)
+
+    def per_sample(self, views: Views) -> Tensor:
+        """The weighted sum over the terms, [B]: each sample's loss."""
+        values = self(views)
+        return self.coefs.to(values.dtype) @ values
+
+    def __mul__(self, coef: float) -> Objective:
+        return Objective([(own * coef, term) for own, term in self.parts])
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Term | Objective) -> Objective:
+        return Objective([*self.parts, *as_objective(other).parts])
+
+    def __repr__(self) -> str:
+        return " + ".join(repr(term) if coef == 1 else f"{term!r} * {coef:g}" for coef, term in self.parts)
+
+
+def as_objective(loss: Term | Objective) -> Objective:
+    """A lone term as the objective with coefficient 1."""
+    return loss if isinstance(loss, Objective) else Objective([(1.0, loss)])

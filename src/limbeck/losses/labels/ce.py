@@ -1,0 +1,48 @@
+"""Cross-entropy with the given labels."""
+
+from typing import final
+
+from torch import Tensor
+
+from limbeck.core.checks import fraction
+from limbeck.core.errors import ShapeError
+from limbeck.core.outputs import Views
+from limbeck.core.term import Term, targets_of
+from limbeck.functional.divergences import cross_entropy, token_mean
+
+
+@final
+class CE(Term):
+    """-log softmax(student)_y, in nats, per sample; with smoothing the label is mixed with the uniform distribution.
+
+    Args:
+        smoothing: Share of the uniform distribution in the target, in [0, 1].
+
+    Shapes: logits [B, C] and labels [B], or [B, L, V] and [B, L] with batch.mask [B, L] -> [B].
+
+    Raises:
+        ShapeError: Logits and labels do not fit together.
+        UsageError: smoothing lies outside [0, 1], or the batch has no labels.
+
+    Reference: label smoothing as in Szegedy et al., 2016, arXiv:1512.00567, sec. 7. Differs from the paper: no.
+
+    >>> CE(smoothing=0.1)
+    CE(smoothing=0.1)
+    """
+
+    needs = frozenset({"targets"})
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.smoothing = fraction(smoothing, "CE: smoothing")
+
+    def forward(self, views: Views) -> Tensor:
+        """One value per sample, [B]."""
+        logits, targets = views.student.logits, targets_of(views, "CE")
+        if logits.shape[:-1] != targets.shape:
+            raise ShapeError(f"CE: logits {list(logits.shape)} need one label per row, got labels {list(targets.shape)}.")
+        return token_mean(cross_entropy(logits, targets, self.smoothing), views.batch.mask)
+
+    def extra_repr(self) -> str:
+        """The arguments, as typed, where they differ from the defaults."""
+        return f"smoothing={self.smoothing:g}" if self.smoothing else ""
