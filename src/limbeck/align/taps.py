@@ -1,7 +1,7 @@
 """Reads inner activations by module name. The only room of the package that sets hooks for features."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import final
@@ -68,7 +68,7 @@ def _collect(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
     """Collect the outputs of the named modules during a forward pass; the hooks are gone afterwards, whatever happens."""
     features: dict[str, Tensor] = {}
 
-    def keep(name: str) -> "nn.modules.module._ForwardHook":  # type: ignore[name-defined]
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             features[name] = output
 

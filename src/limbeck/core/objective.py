@@ -48,6 +48,11 @@ class Objective(nn.Module):
         return frozenset().union(*(term.needs for _, term in self.parts))
 
     @property
+    def coupled(self) -> bool:
+        """Whether any term's value for a sample depends on other samples of the batch."""
+        return any(term.coupled for _, term in self.parts)
+
+    @property
     def student_taps(self) -> tuple[str, ...]:
         """All that the terms read from inside the student, each once."""
         return tuple(dict.fromkeys(name for _, term in self.parts for name in term.student_taps))
@@ -75,7 +80,7 @@ class Objective(nn.Module):
 
     def per_sample(self, views: Views) -> Tensor:
         """The weighted sum over the terms, [B]: each sample's loss."""
-        values = self(views)
+        values: Tensor = self(views)
         return self.coefs.to(values.dtype) @ values
 
     def __mul__(self, coef: float) -> Objective:

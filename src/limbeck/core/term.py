@@ -24,9 +24,11 @@ class Term(nn.Module, ABC):
 
     Attributes:
         needs: What must be there: checked before training starts.
+        coupled: Whether a sample's value depends on other samples of the batch (relational and contrastive terms).
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    coupled: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, views: Views) -> Tensor:

@@ -15,7 +15,7 @@ def full_precision(logits: Tensor) -> Tensor:
 
 
 def log_softmax(logits: Tensor, T: float = 1.0) -> Tensor:
-    """log softmax(logits / T) over the last axis, in at least float32."""
+    """Log softmax(logits / T) over the last axis, in at least float32."""
     return F.log_softmax(full_precision(logits) / T, dim=-1)
 
 

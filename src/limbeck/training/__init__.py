@@ -1,0 +1,1 @@
+"""The one loop, what is updated in a step and in which order, and exact checkpoints."""

@@ -1,0 +1,398 @@
+"""All that a recipe can name: an explicit tuple of rows. METHODS.md, `limbeck list` and the contract tests come from it.
+
+A row holds the dotted path of its class as text, resolved on use and from this table only, so that `limbeck list` starts
+without torch. One file, longer than most, since it is one table.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal, get_args
+
+Kind = Literal["terms", "weightings", "solvers", "steps", "data", "texts", "transforms", "models", "optimizers", "schedules"]
+Status = Literal["stable", "experimental"]
+
+WORDS: Mapping[Kind, str] = {
+    "terms": "term",
+    "weightings": "weighting",
+    "solvers": "solver",
+    "steps": "step",
+    "data": "data reader",
+    "texts": "text column",
+    "transforms": "transform",
+    "models": "model",
+    "optimizers": "optimizer",
+    "schedules": "schedule",
+}
+"""One of each kind, in words."""
+
+METHODS: tuple[Kind, ...] = ("terms", "weightings", "solvers", "steps")
+"""The kinds that are methods; the others are what methods are applied to."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One name that a recipe may use.
+
+    Args:
+        name: What is typed.
+        kind: Where it may stand.
+        path: "module:class".
+        summary: What it is, in one line.
+        paper: Where it comes from; empty for what is everybody's.
+        needs: What must be there for it.
+        cost: What it adds to a plain step or run.
+        status: "experimental" until the paper's result is reproduced.
+    """
+
+    name: str
+    kind: Kind
+    path: str
+    summary: str
+    paper: str = ""
+    needs: str = ""
+    cost: str = ""
+    status: Status = "stable"
+
+    def resolve(self) -> Callable[..., object]:
+        """Import the class (or function) of this row."""
+        module, _, name = self.path.partition(":")
+        maker: Callable[..., object] = getattr(import_module(module), name)
+        return maker
+
+
+KD_AIF = "Wu et al., 2025, arXiv:2501.02705"
+RESNET = "He et al., 2016, arXiv:1512.03385"
+CRD = "as in Tian et al., 2020, arXiv:1910.10699"
+
+ROWS: tuple[Row, ...] = (
+    # terms
+    Row("CE", "terms", "limbeck.losses.labels.ce:CE", "Cross-entropy with the given labels", "", "labels", "none"),
+    Row(
+        "KD",
+        "terms",
+        "limbeck.losses.logits.kd:KD",
+        "Softened teacher and student distributions, T^2 KL",
+        "Hinton et al., 2015, arXiv:1503.02531",
+        "teacher logits",
+        "one teacher forward pass",
+    ),
+    # weightings
+    Row(
+        "InfluenceWeighting",
+        "weightings",
+        "limbeck.weighting.influence:InfluenceWeighting",
+        "KD-AIF: weights from each sample's influence on the query loss",
+        KD_AIF,
+        "query set",
+        "one student pass in some, a query gradient every few steps",
+    ),
+    Row("Uniform", "weightings", "limbeck.weighting.uniform:Uniform", "All weights 1", "", "", "none"),
+    Row("Random", "weightings", "limbeck.weighting.controls:Random", "Control: random weights", "", "", "none"),
+    Row(
+        "Shuffled",
+        "weightings",
+        "limbeck.weighting.controls:Shuffled",
+        "Control: another weighting's weights, shuffled within the batch",
+        "",
+        "",
+        "that of the other weighting",
+    ),
+    Row(
+        "OwnLoss",
+        "weightings",
+        "limbeck.weighting.controls:OwnLoss",
+        "Control: weights from the sample's own loss",
+        "",
+        "",
+        "none",
+    ),
+    Row(
+        "Oracle",
+        "weightings",
+        "limbeck.weighting.controls:Oracle",
+        "Control: flipped labels get weight 0",
+        "",
+        "true labels",
+        "none",
+    ),
+    Row("FromFile", "weightings", "limbeck.weighting.stored:FromFile", "Weights from a file, by sample", "", "a table", "none"),
+    # solvers
+    Row(
+        "Identity",
+        "solvers",
+        "limbeck.influence.curvature.identity:Identity",
+        "No curvature: q is the query gradient",
+        "",
+        "",
+        "none",
+    ),
+    Row(
+        "Diagonal", "solvers", "limbeck.influence.curvature.diagonal:Diagonal", "Diagonal of the empirical Fisher", "", "", "low"
+    ),
+    Row(
+        "ConjugateGradient",
+        "solvers",
+        "limbeck.influence.curvature.conjugate_gradient:ConjugateGradient",
+        "Conjugate gradients on Gauss-Newton products",
+        "Martens, 2010, ICML",
+        "",
+        "about 1.5 steps per iteration",
+    ),
+    Row(
+        "KFAC",
+        "solvers",
+        "limbeck.influence.curvature.kfac:KFAC",
+        "One Kronecker product per layer",
+        "Martens, Grosse, 2015, arXiv:1503.05671",
+        "",
+        "one to three steps per refresh",
+    ),
+    Row(
+        "EKFAC",
+        "solvers",
+        "limbeck.influence.curvature.ekfac:EKFAC",
+        "KFAC with eigenvalues measured in its eigenbasis",
+        "George et al., 2018, arXiv:1806.03884",
+        "",
+        "two to eight steps per refresh",
+    ),
+    Row(
+        "Exact",
+        "solvers",
+        "limbeck.influence.curvature.exact:Exact",
+        "Dense damped Gauss-Newton matrix or Hessian, for small nets and tests",
+        "Koh, Liang, 2017, arXiv:1703.04730",
+        "at most some thousand parameters",
+        "cubic in the parameters",
+    ),
+    # steps
+    Row(
+        "Student",
+        "steps",
+        "limbeck.training.steps.student:Student",
+        "Student only (M1; M0 with uniform weights)",
+        KD_AIF,
+        "",
+        "none",
+    ),
+    Row(
+        "TeacherOnly",
+        "steps",
+        "limbeck.training.steps.teacher_only:TeacherOnly",
+        "Teacher with weights of the student's lookahead, student unweighted (M2)",
+        KD_AIF,
+        "trainable teacher",
+        "about three plain steps",
+        "experimental",
+    ),
+    Row(
+        "Simultaneous",
+        "steps",
+        "limbeck.training.steps.simultaneous:Simultaneous",
+        "Teacher and student at once, both weighted (M3; M3u with weighted=False)",
+        KD_AIF,
+        "trainable teacher",
+        "about three plain steps",
+        "experimental",
+    ),
+    Row(
+        "Sequential",
+        "steps",
+        "limbeck.training.steps.sequential:Sequential",
+        "Teacher first, then the student with fresh weights (M4)",
+        KD_AIF,
+        "trainable teacher",
+        "about four plain steps",
+        "experimental",
+    ),
+    Row(
+        "Offline",
+        "steps",
+        "limbeck.training.steps.offline:Offline",
+        "Train once, score every sample once, train again with fixed weights",
+        KD_AIF,
+        "",
+        "a second training and one scoring pass",
+    ),
+    # data
+    Row("Digits", "data", "limbeck.data.digits:Digits", "Handwritten digits of scikit-learn, 1,797 images of 8 x 8, no download"),
+    Row("Arrays", "data", "limbeck.data.arrays:Arrays", "Arrays from an .npz file", "", "a file"),
+    Row("Table", "data", "limbeck.data.table:Table", "Rows of a CSV or parquet file", "", "a file"),
+    Row("ImageFolder", "data", "limbeck.data.folder:ImageFolder", "One folder of pictures per class", "", "limbeck[vision]"),
+    Row("HF", "data", "limbeck.data.hub:HF", "A data set of the datasets library", "", "limbeck[text]"),
+    Row(
+        "CIFAR10",
+        "data",
+        "limbeck.data.torchvision_sets:CIFAR10",
+        "50,000 + 10,000 photographs, 10 classes",
+        "",
+        "limbeck[vision]",
+    ),
+    Row(
+        "CIFAR100",
+        "data",
+        "limbeck.data.torchvision_sets:CIFAR100",
+        "50,000 + 10,000 photographs, 100 classes",
+        "",
+        "limbeck[vision]",
+    ),
+    Row(
+        "SVHN",
+        "data",
+        "limbeck.data.torchvision_sets:SVHN",
+        "73,257 + 26,032 photographs of house numbers",
+        "",
+        "limbeck[vision]",
+    ),
+    Row("Python", "data", "limbeck.data.python:Python", "A source that your own function makes", "", "--allow-python"),
+    Row("Words", "texts", "limbeck.data.words:Words", "Which columns are text, and how they become tokens"),
+    # transforms
+    Row(
+        "CropFlip",
+        "transforms",
+        "limbeck.transforms.crop_flip:CropFlip",
+        "Shift by up to some pixels and mirror at random, as usual for CIFAR",
+        "",
+        "images",
+        "little",
+    ),
+    # models
+    Row("MLP", "models", "limbeck.models.mlp:MLP", "Fully connected net", "", "vectors or images"),
+    Row("Transformer", "models", "limbeck.models.transformer:Transformer", "Small encoder with a classifier", "", "tokens"),
+    Row(
+        "ResNet8x4",
+        "models",
+        "limbeck.models.resnet:ResNet8x4",
+        "CIFAR ResNet, 8 layers, 4 times as wide",
+        f"{RESNET}; {CRD}",
+        "images",
+    ),
+    Row("ResNet20", "models", "limbeck.models.resnet:ResNet20", "CIFAR ResNet, 20 layers", f"{RESNET}; {CRD}", "images"),
+    Row("ResNet32", "models", "limbeck.models.resnet:ResNet32", "CIFAR ResNet, 32 layers", f"{RESNET}; {CRD}", "images"),
+    Row(
+        "ResNet32x4",
+        "models",
+        "limbeck.models.resnet:ResNet32x4",
+        "CIFAR ResNet, 32 layers, 4 times as wide",
+        f"{RESNET}; {CRD}",
+        "images",
+    ),
+    Row("ResNet56", "models", "limbeck.models.resnet:ResNet56", "CIFAR ResNet, 56 layers", f"{RESNET}; {CRD}", "images"),
+    Row("ResNet110", "models", "limbeck.models.resnet:ResNet110", "CIFAR ResNet, 110 layers", f"{RESNET}; {CRD}", "images"),
+    Row("WRN", "models", "limbeck.models.wrn:WRN", "Wide ResNet", "Zagoruyko, Komodakis, 2016, arXiv:1605.07146", "images"),
+    Row(
+        "VGG8",
+        "models",
+        "limbeck.models.vgg:VGG8",
+        "CIFAR VGG, 8 layers",
+        f"Simonyan, Zisserman, 2015, arXiv:1409.1556; {CRD}",
+        "images",
+    ),
+    Row(
+        "VGG13",
+        "models",
+        "limbeck.models.vgg:VGG13",
+        "CIFAR VGG, 13 layers",
+        f"Simonyan, Zisserman, 2015, arXiv:1409.1556; {CRD}",
+        "images",
+    ),
+    Row(
+        "MobileNetV2",
+        "models",
+        "limbeck.models.mobilenet:MobileNetV2",
+        "CIFAR MobileNetV2",
+        f"Sandler et al., 2018, arXiv:1801.04381; {CRD}",
+        "images",
+    ),
+    Row(
+        "ShuffleNetV1",
+        "models",
+        "limbeck.models.shufflenet_v1:ShuffleNetV1",
+        "CIFAR ShuffleNet",
+        f"Zhang et al., 2018, arXiv:1707.01083; {CRD}",
+        "images",
+    ),
+    Row(
+        "ShuffleNetV2",
+        "models",
+        "limbeck.models.shufflenet_v2:ShuffleNetV2",
+        "CIFAR ShuffleNetV2",
+        f"Ma et al., 2018, arXiv:1807.11164; {CRD}",
+        "images",
+    ),
+    Row("Timm", "models", "limbeck.models.from_timm:Timm", "Any model of timm, by name", "", "limbeck[vision]"),
+    Row(
+        "Torchvision",
+        "models",
+        "limbeck.models.from_torchvision:Torchvision",
+        "Any model of torchvision, by name",
+        "",
+        "limbeck[vision]",
+    ),
+    Row("Python", "models", "limbeck.models.from_python:Python", "A net that your own function makes", "", "--allow-python"),
+    # optimizers and schedules
+    Row("SGD", "optimizers", "limbeck.experiment.optimizers:SGD", "Stochastic gradient descent with momentum"),
+    Row("Adam", "optimizers", "limbeck.experiment.optimizers:Adam", "Adam", "Kingma, Ba, 2015, arXiv:1412.6980"),
+    Row(
+        "AdamW",
+        "optimizers",
+        "limbeck.experiment.optimizers:AdamW",
+        "Adam with weight decay beside it",
+        "Loshchilov, Hutter, 2019, arXiv:1711.05101",
+    ),
+    Row("Constant", "schedules", "limbeck.experiment.schedules:Constant", "The same learning rate throughout"),
+    Row(
+        "Cosine",
+        "schedules",
+        "limbeck.experiment.schedules:Cosine",
+        "Down to 0 along a cosine",
+        "Loshchilov, Hutter, 2017, arXiv:1608.03983",
+    ),
+    Row("Steps", "schedules", "limbeck.experiment.schedules:Steps", "Lowered at fixed epochs"),
+)
+
+
+def kinds() -> tuple[Kind, ...]:
+    """All kinds, in the order in which they are listed."""
+    return get_args(Kind)
+
+
+def rows(*wanted: Kind) -> tuple[Row, ...]:
+    """The rows of these kinds."""
+    return tuple(row for row in ROWS if row.kind in wanted)
+
+
+class Makers(Mapping[str, Callable[..., object]]):
+    """Name -> class, for some kinds; a class is imported when it is looked up and not before."""
+
+    def __init__(self, *wanted: Kind) -> None:
+        self._rows = {row.name: row for row in rows(*wanted)}
+
+    def __getitem__(self, name: str) -> Callable[..., object]:
+        return self._rows[name].resolve()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def methods_page() -> str:
+    """METHODS.md."""
+    lines = ["# Methods", "", "Rendered from `src/limbeck/catalogue.py` by `make docs`; a test checks that the two agree."]
+    for kind in kinds():
+        lines += ["", f"## {kind.capitalize()}", "", "| name | paper | class | needs | cost |", "|---|---|---|---|---|"]
+        for row in rows(kind):
+            mark = " (experimental)" if row.status == "experimental" else ""
+            parts = (f"**{row.name}**{mark}: {row.summary}", row.paper, f"`{row.path.replace(':', '.')}`", row.needs, row.cost)
+            lines.append("| " + " | ".join(part or "-" for part in parts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(methods_page(), end="")  # noqa: T201  the page goes where `make docs` sends it

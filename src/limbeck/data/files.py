@@ -1,0 +1,88 @@
+"""Opens files that a user names, and says in one sentence what is wrong with them. Nothing that is opened can run code."""
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from zipfile import BadZipFile, is_zipfile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from limbeck.core.errors import DataError, nearest
+
+
+def existing(path: str | Path, who: str, *, folder: bool = False) -> Path:
+    """The path when it is there.
+
+    Raises:
+        DataError: There is nothing, or a folder where a file is wanted, or the other way round.
+    """
+    found, wanted = Path(path).expanduser(), "folder" if folder else "file"
+    if not found.exists():
+        parent = found.parent
+        hint = nearest(found.name, [other.name for other in parent.iterdir()]) if parent.is_dir() else ""
+        place = "" if parent.is_dir() else f"; the folder '{parent}' does not exist either"
+        raise DataError(f"{who}: there is no {wanted} '{path}'{place}{hint}" + ("" if hint else "."))
+    if found.is_dir() != folder:
+        raise DataError(f"{who}: '{path}' is a {'file' if folder else 'folder'}; name a {wanted}.")
+    return found
+
+
+def read_npz(path: str | Path, who: str) -> dict[str, NDArray[np.generic]]:
+    """All arrays of an .npz file, by name. Pickled objects are refused.
+
+    Raises:
+        DataError: The file is missing, damaged, no .npz file, or holds Python objects.
+    """
+    file = existing(path, who)
+    if not is_zipfile(file):
+        raise DataError(f"{who}: '{path}' is no .npz file or is damaged; write it with numpy.savez.")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (BadZipFile, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{who}: '{path}' is no .npz file or is damaged; write it with numpy.savez.") from error
+    except ValueError as error:
+        raise DataError(f"{who}: '{path}' holds Python objects, which are never loaded; store plain arrays.") from error
+
+
+def entry(arrays: Mapping[str, NDArray[np.generic]], key: str, path: str | Path, who: str) -> NDArray[np.generic]:
+    """The array of this name.
+
+    Raises:
+        DataError: There is none.
+    """
+    if key not in arrays:
+        raise DataError(f"{who}: '{path}' has no '{key}', only {', '.join(sorted(arrays))}{nearest(key, arrays) or '.'}")
+    return arrays[key]
+
+
+def as_labels(values: NDArray[np.generic] | Tensor, who: str) -> Tensor:
+    """Class numbers as int64 [N].
+
+    Raises:
+        DataError: They are not one number per sample, not whole, negative or not finite.
+    """
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iuf":
+        raise DataError(f"{who} must be one class number per sample, got {array.dtype} of shape {list(array.shape)}.")
+    bad = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array)) | (array < 0))
+    if len(bad):
+        raise DataError(f"{who} must be whole numbers from 0, got {array[bad[0]]} in row {bad[0]}; number the classes from 0.")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def read_labels(path: str | Path, key: str, who: str) -> Tensor:
+    """Labels from a file of their own: an array of an .npz file, or a column of a parquet or CSV file; int64 [N].
+
+    A missing file or key and values that are no class numbers are a DataError.
+    """
+    if Path(path).suffix == ".npz":
+        return as_labels(entry(read_npz(path, who), key, path, who), f"{who}: '{key}' in '{path}'")
+    from limbeck.data.columns import column, read_table  # pyarrow is slow to import
+
+    return as_labels(column(read_table(path, who), key, path, who).to_numpy(), f"{who}: '{key}' in '{path}'")

@@ -1,0 +1,130 @@
+"""Batches in an order that depends on (seed, epoch) alone, so that a run resumes exactly. Knows nothing of models or losses."""
+
+from collections.abc import Callable, Iterator
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from limbeck.core.batch import Batch
+from limbeck.core.checks import whole as whole_number
+from limbeck.core.errors import UsageError
+from limbeck.data.seeding import generator_for, seed_of
+from limbeck.data.source import InMemory, Source
+from limbeck.data.validity import check_inputs
+
+Transform = Callable[[Batch, torch.Generator], Batch]
+Read = tuple[Tensor, Tensor | None]
+
+
+@final
+class Loader:
+    """Batches of some rows of a source. The position in a run is (epoch, step); the global random state is never touched.
+
+    Args:
+        source: Where the samples come from.
+        rows: int64 [R], which of them.
+        batch_size: Rows per batch, at least 1.
+        seed: Decides, with the epoch, the order, and with epoch and step the transform's randomness.
+        labels: int64 [N], one per row of the *source*; a batch gets those of its rows.
+        transform: Changes each batch; gets a generator of its own, seeded by (seed, epoch, step).
+        shuffle: A new order every epoch; else the order of `rows`.
+        drop_last: Leave out a last batch that is not full.
+        workers: Processes that read ahead; 0 reads in this process, the fastest for what is in memory.
+
+    Raises:
+        UsageError: No rows, more rows per batch than rows (with drop_last), or labels that do not fit the source.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        rows: Tensor,
+        *,
+        batch_size: int,
+        seed: int,
+        labels: Tensor,
+        transform: Transform | None = None,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        workers: int = 0,
+    ) -> None:
+        self.batch_size = whole_number(batch_size, "Loader: batch_size")
+        self.workers = whole_number(workers, "Loader: workers", least=0)
+        self.seed = seed_of(seed, "Loader")
+        _check_labels(source, labels)
+        if not len(rows):
+            raise UsageError(f"Loader: there are no rows of {source.name} to read.")
+        if drop_last and self.batch_size > len(rows):
+            raise UsageError(
+                f"Loader: batch_size={batch_size} is more than the {len(rows)} rows; take a smaller batch or drop_last=False."
+            )
+        self.source, self.rows, self.labels, self.transform = source, rows, labels, transform
+        self.shuffle, self.drop_last = shuffle, drop_last
+
+    def __len__(self) -> int:
+        """Steps per epoch."""
+        full, left = divmod(len(self.rows), self.batch_size)
+        return full + (left > 0 and not self.drop_last)
+
+    def order(self, epoch: int) -> Tensor:
+        """The rows in the order of this epoch, int64 [R]."""
+        if not self.shuffle:
+            return self.rows
+        return self.rows[torch.randperm(len(self.rows), generator=generator_for(self.seed, epoch))]
+
+    def epoch(self, e: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `e` from step `start` on: the same as those of the whole epoch from there on."""
+        batches = list(torch.split(self.order(e), self.batch_size))[start : len(self)]
+        for step, (rows, (inputs, mask)) in enumerate(zip(batches, self._reads(batches, e), strict=True), start):
+            batch = Batch(inputs, self.labels[rows], rows, mask)
+            yield batch if self.transform is None else self.transform(batch, generator_for(self.seed, e, step))
+
+    def _reads(self, batches: list[Tensor], epoch: int) -> Iterator[Read]:
+        reads = _Reads(self.source)
+        if not self.workers:
+            return map(reads.__getitem__, batches)
+        # The loader draws a seed for its workers; from a generator of ours, so that the global one stays as it is.
+        own = generator_for(self.seed, epoch, 0)
+        loader = DataLoader(reads, batch_size=None, sampler=batches, num_workers=self.workers, collate_fn=_as_read, generator=own)
+        return iter(loader)
+
+
+class _Reads(Dataset[Read]):
+    """Whole batches by their rows; what is read lazily is checked here, since nobody saw it before."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.seen = isinstance(source, InMemory)
+
+    def __getitem__(self, rows: Tensor) -> Read:
+        inputs, mask = self.source.read(rows)
+        if not self.seen:
+            check_inputs(self.source, rows, inputs)
+        return inputs, mask
+
+
+def _as_read(read: object) -> object:
+    return read
+
+
+def _check_labels(source: Source, labels: Tensor) -> None:
+    if labels.shape != (len(source),) or labels.dtype != torch.int64:
+        raise UsageError(
+            f"Loader: labels must be int64 [{len(source)}], one per row of {source.name}, "
+            f"got {labels.dtype} of shape {list(labels.shape)}."
+        )
+
+
+def whole(source: Source, rows: Tensor, labels: Tensor) -> Batch:
+    """All these rows in one batch, in this order.
+
+    Args:
+        source: Where the samples come from.
+        rows: int64 [R], which of them.
+        labels: int64 [N], one per row of the source.
+    """
+    _check_labels(source, labels)
+    inputs, mask = _Reads(source)[rows]
+    return Batch(inputs, labels[rows], rows, mask)

@@ -1,0 +1,209 @@
+"""Indexed sources of samples: a row of a source is a sample's identity for the whole run. Knows nothing of splits or models."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import DataError
+from limbeck.data.png import png
+
+Kind = Literal["image", "vector", "tokens"]
+Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the report shows of a sample: one of a picture, a text or a row of a table.
+
+    Args:
+        kind: Which of the three it is.
+        png: The picture as a PNG file.
+        text: The text.
+        row: The row, value by column name.
+    """
+
+    kind: Literal["image", "text", "row"]
+    png: bytes = b""
+    text: str = ""
+    row: Mapping[str, Cell] = field(default_factory=dict)
+
+
+class Source(ABC):
+    """All that a run needs to know of a data set of N samples, whose identities are the rows 0 to N - 1.
+
+    Attributes:
+        name: The source as one would type it, `Digits(label_noise=0.3, seed=0)`.
+        kind: What a sample is: an image [C, H, W], a vector [F] or token ids [L].
+        classes: The names of the C classes.
+        labels: int64 [N], as given, with noise if there is any.
+        truth: int64 [N], the true labels where they are known; for evaluation only.
+        test_rows: The rows of a test split that the data set fixes; None when a split is to be cut.
+        query_rows: The rows of a trusted query set that the user named; None when it is to be cut from the training split.
+        input_shape: The shape of one sample.
+        vocabulary: For tokens, how many ids there are; else None.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...]
+    labels: Tensor
+    truth: Tensor | None = None
+    test_rows: Tensor | None = None
+    query_rows: Tensor | None = None
+    input_shape: tuple[int, ...]
+    vocabulary: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @abstractmethod
+    def read(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The inputs of these rows and, for padded tokens, which of them count.
+
+        Shapes: int64 [B] -> float32 [B, ...] or int64 [B, L], and bool [B, L] or None.
+        """
+
+    @abstractmethod
+    def show(self, row: int) -> Shown:
+        """The sample as a person wants to see it."""
+
+    @property
+    def open_rows(self) -> Tensor:
+        """The rows outside the fixed test split, int64, sorted: all rows where none is fixed."""
+        return rows_without(len(self), self.test_rows)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Turns stored bytes into floats, (byte / 255 - mean) / std per channel.
+
+    Args:
+        mean: float32 [C, 1, 1].
+        std: float32 [C, 1, 1], above 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @staticmethod
+    def of(pixels: Tensor, rows: Tensor) -> "Scaling":
+        """Mean and standard deviation of each channel over these rows. A constant channel is only centred.
+
+        Shapes: uint8 [N, C, H, W], int64 [R].
+        """
+        counts = torch.stack([torch.bincount(pixels[rows, c].flatten(), minlength=256) for c in range(pixels.shape[1])]).double()
+        values, share = torch.arange(256).double() / 255, counts / counts.sum(1, keepdim=True)
+        mean = share @ values
+        std = ((values - mean[:, None]).square() * share).sum(1).sqrt()
+        std = torch.where(std > 0, std, torch.ones_like(std))
+        return Scaling(mean.float().view(-1, 1, 1), std.float().view(-1, 1, 1))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """The scaled floats of these bytes, uint8 [B, C, H, W] -> float32 [B, C, H, W]."""
+        return pixels.float().div_(255).sub_(self.mean).div_(self.std)
+
+
+class InMemory(Source):
+    """A source whose samples are tensors in memory.
+
+    The kind follows from the inputs: token ids where a vocabulary is given, an image for [N, C, H, W], else a vector.
+    Readers build on it and set `test_rows`, `query_rows` and how a row is shown.
+
+    Args:
+        inputs: [N, C, H, W] or [N, F] floats, or int64 token ids [N, L]. uint8 images are kept as bytes and scaled when read;
+            set `scaling` for that.
+        labels: int64 [N].
+        classes: Class names; None: the numbers from 0 to the largest label.
+        truth: int64 [N], true labels where known.
+        name: How the source is called in results.
+        vocabulary: For tokens, how many ids there are.
+        mask: bool [N, L], true where a token counts.
+
+    Raises:
+        DataError: Inputs, labels, true labels and mask differ in length.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        *,
+        classes: Sequence[str] | None = None,
+        truth: Tensor | None = None,
+        name: str = "InMemory()",
+        vocabulary: int | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
+        for what, part in {"labels": labels, "true labels": truth, "mask rows": mask}.items():
+            if part is not None and len(part) != len(inputs):
+                raise DataError(f"{name}: {len(inputs)} samples and {len(part)} {what}; give one for each sample.")
+        self.name, self.labels, self.truth, self.vocabulary = name, labels, truth, vocabulary
+        self.kind = "tokens" if vocabulary is not None else "image" if inputs.dim() == 4 else "vector"
+        self.classes = tuple(classes) if classes is not None else numbers(name, labels, truth)
+        self.inputs, self.mask = inputs, mask
+        self.input_shape = tuple(inputs.shape[1:])
+        self.scaling: Scaling | None = None
+        self.columns: tuple[str, ...] = ()
+
+    def read(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The inputs of these rows and which of their tokens count."""
+        inputs = self.inputs[rows]
+        if self.scaling is not None:
+            inputs = self.scaling(inputs)
+        return inputs, None if self.mask is None else self.mask[rows]
+
+    def show(self, row: int) -> Shown:
+        """An image as picture, a vector as row of numbers, tokens as their ids."""
+        sample = self.inputs[row]
+        if self.kind == "image":
+            return Shown("image", png=png(sample))
+        if self.kind == "tokens":
+            kept = sample if self.mask is None else sample[self.mask[row]]
+            return Shown("text", text=" ".join(str(token) for token in kept.tolist()))
+        values = sample.flatten().tolist()
+        names = self.columns or tuple(str(i) for i in range(len(values)))
+        return Shown("row", row=dict(zip(names, values, strict=True)))
+
+
+def numbers(who: str, *labels: Tensor | None) -> tuple[str, ...]:
+    """Class names where there are none: "0" to the largest label.
+
+    Raises:
+        DataError: The largest label speaks of more classes than there are rows.
+    """
+    known = [part for part in labels if part is not None and len(part)]
+    top = max((int(part.max()) for part in known), default=-1)
+    if known and top >= len(known[0]):
+        raise DataError(
+            f"{who}: label {top} means {top + 1} classes, more than the {len(known[0])} rows; number the classes from 0."
+        )
+    return tuple(str(label) for label in range(top + 1))
+
+
+def rows_without(count: int, taken: Tensor | None) -> Tensor:
+    """The rows 0 to count - 1 that are not taken, int64, sorted."""
+    kept = torch.ones(count, dtype=torch.bool)
+    if taken is not None:
+        kept[taken] = False
+    return kept.nonzero().squeeze(1)
+
+
+def expression(
+    reader: str, *places: str, label_noise: float = 0.0, noise: str = "symmetric", seed: int = 0, **named: object
+) -> str:
+    """How one would type the reader: arguments without a name, then those that differ from what is usual."""
+    words = [repr(place) for place in places] + [f"{name}={value!r}" for name, value in named.items()]
+    if label_noise:
+        words.append(f"label_noise={label_noise:g}")
+    if noise != "symmetric":
+        words.append(f"noise={noise!r}")
+    if label_noise:
+        words.append(f"seed={seed}")
+    return f"{reader}({', '.join(words)})"

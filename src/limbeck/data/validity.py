@@ -1,0 +1,105 @@
+"""Checks a source before anything is trained on it. Knows nothing of splits or models."""
+
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import DataError
+from limbeck.data.source import InMemory, Source
+
+_CHUNK = 4096  # rows that are looked at together
+_PROBE = 64  # rows of a lazily read source that are looked at before the run; the loader checks every batch
+
+
+def check(source: Source) -> None:
+    """See that a source can be trained on: every label, and every input that is in memory.
+
+    Args:
+        source: What to look at. A source that reads lazily is probed in 64 rows; its batches are checked as they are read.
+
+    Raises:
+        DataError: NaN or infinite inputs, labels out of range, an empty class, fewer rows than classes, lengths that differ.
+    """
+    missing = [word for word in ("name", "kind", "classes", "labels", "input_shape") if not hasattr(source, word)]
+    if missing:
+        raise DataError(f"{type(source).__name__}: a Source must set {', '.join(missing)}.")
+    name, count = source.name, len(source.classes)
+    if count < 2:
+        raise DataError(f"{name}: at least 2 classes are needed, got {count}.")
+    if len(source) < count:
+        raise DataError(f"{name}: {len(source)} rows are fewer than the {count} classes; give more data.")
+    check_labels(source.labels, source, "labels")
+    if source.truth is not None:
+        check_labels(source.truth, source, "true labels")
+        if len(source.truth) != len(source):
+            raise DataError(f"{name}: {len(source)} labels and {len(source.truth)} true labels; give one for each sample.")
+    sizes = torch.bincount(source.labels, minlength=count)
+    if bool((sizes == 0).any()):
+        empty = int((sizes == 0).nonzero()[0])
+        raise DataError(
+            f"{name}: class '{source.classes[empty]}' (number {empty}) has no rows; leave it out and number the others from 0."
+        )
+    _check_rows(source)
+    rows = torch.arange(len(source))
+    if not isinstance(source, InMemory):
+        rows = rows[:: max(1, len(rows) // _PROBE)][:_PROBE]
+    for part in torch.split(rows, _CHUNK):
+        check_inputs(source, part, source.read(part)[0])
+
+
+def check_labels(labels: Tensor, source: Source, what: str) -> None:
+    """See that labels are class numbers of the source.
+
+    Raises:
+        DataError: They are not.
+    """
+    if labels.dtype != torch.int64 or labels.dim() != 1:
+        raise DataError(f"{source.name}: {what} must be int64 of shape [N], got {labels.dtype} of shape {list(labels.shape)}.")
+    wrong = ((labels < 0) | (labels >= len(source.classes))).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        top = len(source.classes) - 1
+        raise DataError(f"{source.name}: {what} must lie in 0 to {top}, got {int(labels[row])} in row {row}.")
+
+
+def check_inputs(source: Source, rows: Tensor, inputs: Tensor) -> None:
+    """See that inputs that were read are of the stated shape, finite, and within the vocabulary.
+
+    Raises:
+        DataError: They are not; the message names the first bad row.
+    """
+    if inputs.shape != (len(rows), *source.input_shape):
+        raise DataError(
+            f"{source.name}: a sample has shape {list(source.input_shape)}, but reading gave {list(inputs.shape[1:])}."
+        )
+    if source.vocabulary is not None:
+        if not bool(((inputs >= 0) & (inputs < source.vocabulary)).all()):
+            row = _first(rows, (inputs < 0) | (inputs >= source.vocabulary))
+            raise DataError(f"{source.name}: token ids must lie in 0 to {source.vocabulary - 1}, row {row} has another.")
+    elif not bool(inputs.isfinite().all()):
+        row = _first(rows, ~inputs.isfinite())
+        raise DataError(f"{source.name}: row {row} has NaN or infinite values; mend or remove it.")
+
+
+def _first(rows: Tensor, wrong: Tensor) -> int:
+    return int(rows[wrong.flatten(1).any(1).nonzero()[0, 0]])
+
+
+def _check_rows(source: Source) -> None:
+    """See that a fixed test split and a named query set are rows of the source, each once, and apart from each other.
+
+    Raises:
+        DataError: They are not.
+    """
+    for what, rows in {"test rows": source.test_rows, "query rows": source.query_rows}.items():
+        if rows is None:
+            continue
+        if not len(rows):
+            raise DataError(f"{source.name}: the {what} are named, but there are none; name at least one.")
+        if int(rows.min()) < 0 or int(rows.max()) >= len(source) or len(torch.unique(rows)) < len(rows):
+            raise DataError(f"{source.name}: the {what} must be different rows from 0 to {len(source) - 1}.")
+    if source.test_rows is not None and source.query_rows is not None:
+        both = source.test_rows[torch.isin(source.test_rows, source.query_rows)]
+        if len(both):
+            raise DataError(
+                f"{source.name}: row {int(both[0])} is in the test split and in the query set; the query set is for training."
+            )

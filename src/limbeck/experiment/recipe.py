@@ -1,0 +1,296 @@
+"""The recipe: checked settings of a run, and the objects that they name. Knows nothing of how a run goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from limbeck import catalogue
+from limbeck.core.errors import UsageError, nearest
+from limbeck.experiment import recipe_text
+from limbeck.experiment.expressions import Expression, Names, parse
+from limbeck.experiment.mistakes import in_words
+
+if TYPE_CHECKING:
+    from limbeck.core.objective import Objective
+    from limbeck.data.source import Source
+    from limbeck.experiment.optimizers import OptimizerSpec
+    from limbeck.experiment.schedules import Schedule
+    from limbeck.models.spec import Architecture
+    from limbeck.transforms.crop_flip import CropFlip
+
+Arm = Literal["no_kd", "uniform", "query_in_training", "random_weights", "shuffled", "own_loss", "oracle"]
+Count = Annotated[int, Field(ge=1)]
+
+EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
+    "data": ("data", "texts"),
+    "teacher": ("models",),
+    "student": ("models",),
+    "objective": ("terms",),
+    "weighting": ("weightings", "solvers", "terms"),
+    "step": ("steps", "weightings", "solvers", "terms", "optimizers"),
+    "optimizer": ("optimizers",),
+    "teacher_optimizer": ("optimizers",),
+    "schedule": ("schedules",),
+    "transform": ("transforms",),
+}
+"""The keys whose values are expressions: the kind that each takes, then those that may stand inside its brackets."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe names, made. The weighting and the step have state of their own: call for a fresh one per seed and arm."""
+
+    data: Source
+    teacher: Architecture
+    student: Architecture
+    objective: Objective
+    weighting: Callable[[], object]
+    step: Callable[[], object]
+    optimizer: OptimizerSpec
+    teacher_optimizer: OptimizerSpec
+    schedule: Schedule
+    transform: CropFlip | None
+    teacher_weights: Path | None
+
+
+class Recipe(BaseModel):
+    """All settings of a run. Make one by `load` or `Recipe.of`, whose messages are for people.
+
+    Attributes:
+        name: Names the run's folder and the report.
+        data: Where the samples come from.
+        teacher: The large net.
+        student: The small net.
+        teacher_weights: A .safetensors file; None trains the teacher first.
+        objective: The sum of terms.
+        weighting: How much each sample counts.
+        step: Which nets are updated, and in which order.
+        optimizer: Of the student.
+        teacher_optimizer: Of the teacher; None takes the student's.
+        schedule: Of the learning rate.
+        epochs: Of each student.
+        teacher_epochs: Of the teacher; None takes the student's.
+        batch_size: Samples per step.
+        seeds: How often all is repeated.
+        seed: The first seed.
+        compare: The arms beside the main one.
+        query: Samples of the query set.
+        validation: Share of the training part that is held out to look at.
+        test: Share of all samples that is held out for the figures.
+        query_in_training: Let the main arm train on the query set too.
+        clip: Largest norm of the gradient; None for none.
+        accumulate: Batches per step of the optimizer.
+        precision: Of forward and backward passes.
+        transform: Changes each batch of images at random.
+        checkpoint_every: Steps between checkpoints; 0 writes one per epoch.
+        threads: Of the processor; part of the recipe, since results depend on it in their last bits.
+        device: Where it runs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    data: str
+    teacher: str
+    student: str
+    teacher_weights: str | None = None
+    objective: str = "KD(T=4) * 0.7 + CE() * 0.3"
+    weighting: str = "InfluenceWeighting()"
+    step: str = "Student()"
+    optimizer: str = "SGD(lr=0.05, momentum=0.9)"
+    teacher_optimizer: str
+    schedule: str = "Constant()"
+    epochs: Count
+    teacher_epochs: Count
+    batch_size: Count = 64
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 3
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    compare: Annotated[tuple[Arm, ...], Field(strict=False)] = ("no_kd", "uniform", "query_in_training", "random_weights")
+    query: Count = 200
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    query_in_training: bool = False
+    clip: Annotated[float, Field(gt=0)] | None = None
+    accumulate: Count = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    transform: str | None = None
+    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+
+    _allow_python: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teacher_like_student(cls, values: object) -> object:
+        """The teacher's optimizer and epochs are the student's where none are given."""
+        if not isinstance(values, dict):
+            return values
+        optimizer, epochs = values.get("optimizer"), values.get("epochs")
+        if values.get("teacher_optimizer") is None:
+            values = {
+                **values,
+                "teacher_optimizer": optimizer if isinstance(optimizer, str) else cls.model_fields["optimizer"].default,
+            }
+        if values.get("teacher_epochs") is None:  # 1 where `epochs` is wrong itself: one mistake, one message
+            values = {**values, "teacher_epochs": epochs if type(epochs) is int and epochs > 0 else 1}
+        return values
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise UsageError(
+                f"validation {self.validation:g} and test {self.test:g} leave nothing to train on; together they must be below 1."
+            )
+        if len(set(self.compare)) < len(self.compare):
+            raise UsageError("compare names an arm twice.")
+        return self
+
+    @classmethod
+    def of(cls, values: Mapping[str, object], *, allow_python: bool = False) -> Recipe:
+        """The recipe of these values, all checked; everything but the data has been made once.
+
+        Args:
+            values: Keys and values as in a recipe file, without `sizes`.
+            allow_python: Let `Python("module:function")` stand.
+
+        Raises:
+            UsageError: A key, a name, an argument or a value is not one that can be taken.
+        """
+        for key in values:
+            known(key)
+        try:
+            recipe = cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise UsageError(in_words(error)) from None
+        recipe._allow_python = allow_python
+        for key, expression in recipe.expressions().items():
+            if key != "data":  # read when the run begins: it may be large
+                expression.build()
+        return recipe
+
+    def expressions(self) -> dict[str, Expression]:
+        """Every expression, read and checked but not made, by key."""
+        texts = {key: getattr(self, key) for key in EXPRESSIONS}
+        return {
+            key: parse(text, names_for(key), key=key, allow_python=self._allow_python)
+            for key, text in texts.items()
+            if text is not None
+        }
+
+    def build(self) -> Parts:
+        """Make all that the recipe names; reads the data. Nothing is written.
+
+        Raises:
+            UsageError: Something can't be made, or a file is missing.
+        """
+        from limbeck.core.objective import as_objective
+
+        weights = None if self.teacher_weights is None else Path(self.teacher_weights)
+        if weights is not None and not weights.is_file():
+            raise UsageError(
+                f"teacher_weights: there is no file {weights}; give a .safetensors file, or leave it out to train the teacher."
+            )
+        made = self.expressions()
+        single = {key: made[key].build() for key in made if key not in {"weighting", "step"}}
+        return Parts(
+            data=cast("Source", single["data"]),
+            teacher=cast("Architecture", single["teacher"]),
+            student=cast("Architecture", single["student"]),
+            objective=as_objective(cast("Objective", single["objective"])),
+            weighting=made["weighting"].build,
+            step=made["step"].build,
+            optimizer=cast("OptimizerSpec", single["optimizer"]),
+            teacher_optimizer=cast("OptimizerSpec", single["teacher_optimizer"]),
+            schedule=cast("Schedule", single["schedule"]),
+            transform=cast("CropFlip | None", single.get("transform")),
+            teacher_weights=weights,
+        )
+
+    def resolved(self) -> str:
+        """The recipe as YAML with every key written out; loads again to the same recipe."""
+        values = self.model_dump(mode="json")
+        return "# The recipe as it was run, with every setting written out.\n" + recipe_text.text_of(values)
+
+
+def load(
+    source: str | Path,
+    *,
+    size: str | None = None,
+    settings: Sequence[str] = (),
+    seeds: int | None = None,
+    allow_python: bool = False,
+) -> Recipe:
+    """The recipe of that name or file; first the size is applied, then the settings, then the seeds.
+
+    Args:
+        source: Name of a built-in recipe, or a YAML file.
+        size: One of the sizes in the recipe; `full` is the recipe as it is written.
+        settings: Changes, each "key=value".
+        seeds: How often all is repeated.
+        allow_python: Let `Python("module:function")` stand, which runs the user's own code.
+
+    Raises:
+        UsageError: There is no such recipe, or something in it can't be taken.
+    """
+    name, text = recipe_text.find(source)
+    where = f"recipe {source}"
+    values = recipe_text.mapping_of(text, where)
+    sizes = _sizes(values.pop("sizes", None), where)
+    if size is not None and size != "full" and size not in sizes:
+        near = nearest(size, sizes) or f"; it has {', '.join(dict.fromkeys([*sizes, 'full']))}."
+        raise UsageError(f"{where}: there is no size '{size}'{near}")
+    values = {"name": name, **values, **sizes.get(size or "full", {}), **dict(map(_setting, settings))}
+    if seeds is not None:
+        values["seeds"] = seeds
+    return Recipe.of(values, allow_python=allow_python)
+
+
+def known(key: str) -> str:
+    """The key, when a recipe has it.
+
+    Raises:
+        UsageError: A recipe has no such key.
+    """
+    if key not in Recipe.model_fields:
+        near = nearest(key, Recipe.model_fields) or f"; it has {', '.join(Recipe.model_fields)}."
+        raise UsageError(f"a recipe has no key '{key}'{near}")
+    return key
+
+
+def names_for(key: str) -> Names:
+    """What may be named in the value of this key."""
+    own, *others = EXPRESSIONS[key]
+    return Names(
+        what=catalogue.WORDS[own],
+        makers=catalogue.Makers(own),
+        inner=catalogue.Makers(own, *others),
+        hint=f"`limbeck list {own}` shows all",
+        elsewhere={row.name: catalogue.WORDS[row.kind] for row in catalogue.ROWS},
+    )
+
+
+def _sizes(content: object, where: str) -> dict[str, dict[str, object]]:
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(changes, dict) for changes in content.values()):
+        raise UsageError(f"{where}: sizes must be of the form `smoke: {{epochs: 3, seeds: 2}}`, one line per size.")
+    for changes in content.values():
+        for key in changes:
+            known(str(key))
+    return {str(name): dict(changes) for name, changes in content.items()}
+
+
+def _setting(text: str) -> tuple[str, object]:
+    key, sign, value = (part.strip() for part in text.partition("="))
+    if not sign:
+        raise UsageError(f"--set {text!r}: write key=value, such as --set epochs=30.")
+    known(key)
+    if key not in EXPRESSIONS:
+        return key, recipe_text.value_of(value, f"--set {key}")
+    return key, None if value.lower() in {"", "none", "null"} else value

@@ -1,0 +1,151 @@
+"""What Kronecker factors are made of: each layer's inputs and output gradients, under labels drawn from the model itself.
+
+Labels drawn from the model make the mean outer product of gradients the true Fisher matrix, which for cross-entropy equals the
+Gauss-Newton matrix; the labels as given would make it the empirical Fisher.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from limbeck.core.batch import Batch
+from limbeck.functional.divergences import cross_entropy, log_softmax, token_mean
+from limbeck.influence.curvature.solver import Problem
+from limbeck.influence.gradients import statistics_untouched
+from limbeck.influence.vectors import Vector, trainable
+
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d
+
+
+@dataclass(frozen=True)
+class Block:
+    """A layer whose curvature is a Kronecker product, and the parameters that it covers.
+
+    Args:
+        layer: A linear or convolution layer, grouped ones too: one product per group.
+        weight: The name of its weight.
+        bias: The name of its bias, None where it has none or it is not trained.
+    """
+
+    layer: Layer
+    weight: str
+    bias: str | None
+
+    def matrix(self, v: Vector) -> Tensor:
+        """The layer's part of a vector as [groups, outputs, inputs (+1 for the bias)]."""
+        weight = v[self.weight]
+        groups = getattr(self.layer, "groups", 1)
+        rows = weight.reshape(groups, weight.shape[0] // groups, -1)
+        return rows if self.bias is None else torch.cat([rows, v[self.bias].reshape(groups, -1, 1)], dim=2)
+
+    def parts(self, matrix: Tensor, like: Vector) -> Vector:
+        """The inverse of `matrix`: the layer's parameters by name."""
+        if self.bias is None:
+            return {self.weight: matrix.reshape(like[self.weight].shape)}
+        return {
+            self.weight: matrix[:, :, :-1].reshape(like[self.weight].shape),
+            self.bias: matrix[:, :, -1].reshape(like[self.bias].shape),
+        }
+
+    def inputs(self, activation: Tensor) -> Tensor:
+        """The layer's input as rows that its weight multiplies: [B, groups, positions, inputs (+1)]."""
+        rows = activation.unsqueeze(1) if isinstance(self.layer, nn.Linear) else _unfold(self.layer, activation)
+        rows = rows.reshape(len(activation), rows.shape[1], -1, rows.shape[-1])
+        return rows if self.bias is None else F.pad(rows, (0, 1), value=1.0)
+
+    def gradients(self, gradient: Tensor) -> Tensor:
+        """The gradient of the layer's output as [B, groups, positions, outputs]."""
+        if isinstance(self.layer, nn.Linear):
+            return gradient.reshape(len(gradient), 1, -1, gradient.shape[-1])
+        return gradient.reshape(len(gradient), self.layer.groups, gradient.shape[1] // self.layer.groups, -1).transpose(2, 3)
+
+
+def _unfold(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution's input patches, [B, groups, positions, inputs per group x kernel]."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    kernel, stride, dilation = (tuple(size) for size in (layer.kernel_size, layer.stride, layer.dilation))
+    if isinstance(layer, nn.Conv1d):
+        x, kernel, stride, dilation = x.unsqueeze(2), (1, *kernel), (1, *stride), (1, *dilation)
+    patches = F.unfold(x, kernel, dilation=dilation, stride=stride)
+    return patches.reshape(len(x), layer.groups, -1, patches.shape[-1]).transpose(2, 3)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One batch's layer inputs and per-sample output gradients, and the squared gradient of what no block covers.
+
+    Args:
+        pairs: For each block, a list over its calls of (inputs [B, G, T, I], gradients [B, G, T, O]).
+        others: For each parameter that no block covers, an estimate of its mean squared per-sample gradient, a scalar.
+        count: Number of samples.
+    """
+
+    pairs: dict[str, list[tuple[Tensor, Tensor]]]
+    others: dict[str, Tensor]
+    count: int
+
+
+def blocks(model: nn.Module) -> dict[str, Block]:
+    """Every trained linear or convolution layer by module name; a shared weight belongs to the first layer that has it."""
+    names = {id(part): name for name, part in trainable(model).items()}
+    found: dict[str, Block] = {}
+    taken: set[str] = set()
+    for name, module in model.named_modules():
+        weight = names.get(id(getattr(module, "weight", None)))
+        if not isinstance(module, Layer) or weight is None or weight in taken:
+            continue
+        bias = names.get(id(module.bias))
+        found[name] = Block(module, weight, None if bias in taken else bias)
+        taken.update({weight, *([bias] if bias else [])})
+    return found
+
+
+def capture(problem: Problem) -> Iterator[tuple[dict[str, Block], Captured]]:
+    """Run the model over the problem's batches with drawn labels; the hooks are gone after each batch, whatever happens."""
+    candidates = blocks(problem.model)
+    for batch in problem.batches:
+        with statistics_untouched(problem.model), torch.enable_grad():
+            yield candidates, _capture(problem, candidates, batch)
+
+
+def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch) -> Captured:
+    calls: list[tuple[str, Tensor, Tensor]] = []
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            calls.append((name, inputs[0].detach(), output))
+            return output.clone()  # an in-place activation that follows then changes the copy, not what was captured
+
+        return hook
+
+    handles = [block.layer.register_forward_hook(watch(name)) for name, block in candidates.items()]
+    try:
+        logits = problem.model(batch).logits
+    finally:
+        for handle in handles:
+            handle.remove()
+    drawn = draw_labels(logits.detach(), problem.generator)
+    loss = token_mean(cross_entropy(logits, drawn), batch.mask).sum()
+    used = {candidates[name].weight for name, *_ in calls} | {candidates[name].bias for name, *_ in calls}
+    others = {name: part for name, part in trainable(problem.model).items() if name not in used}
+    wanted = [output for *_, output in calls] + list(others.values())
+    grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for (name, activation, _), gradient in zip(calls, grads, strict=False):
+        if gradient is not None:
+            pairs.setdefault(name, []).append((candidates[name].inputs(activation), candidates[name].gradients(gradient)))
+    squares = {
+        name: torch.zeros(()) if gradient is None else gradient.square().mean() / len(batch)
+        for name, gradient in zip(others, grads[len(calls) :], strict=True)
+    }
+    return Captured(pairs, squares, len(batch))
+
+
+def draw_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One label for every row, drawn from the model's own probabilities."""
+    rows = log_softmax(logits).exp().flatten(0, -2)
+    return torch.multinomial(rows, 1, generator=generator).view(logits.shape[:-1])

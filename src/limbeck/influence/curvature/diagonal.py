@@ -1,0 +1,99 @@
+"""The diagonal of the Fisher matrix."""
+
+from collections.abc import Mapping
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from limbeck.core.batch import Batch
+from limbeck.core.checks import positive, whole
+from limbeck.core.errors import UsageError
+from limbeck.functional.divergences import cross_entropy, token_mean
+from limbeck.influence.curvature.capture import draw_labels
+from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.gradients import at, modes_restored
+from limbeck.influence.vectors import Vector, scaled, trainable, zeros_like
+
+
+@final
+class Diagonal(Solver):
+    """q_p = v_p / (F_pp + lambda) with F_pp the mean square of the per-sample gradients of parameter p.
+
+    Taken in evaluation mode: per-sample gradients exist only where samples do not mix.
+
+    Args:
+        damping: lambda relative to the mean of F_pp over all parameters, > 0.
+        fisher: `true` draws labels from the model, `empirical` takes those given.
+        refresh: Steps between two estimates in training, >= 1.
+
+    >>> Diagonal()
+    Diagonal(damping=0.1)
+    """
+
+    ROWS = 128
+
+    def __init__(self, damping: float = 0.1, *, fisher: Literal["true", "empirical"] = "true", refresh: int = 50) -> None:
+        self.damping = positive(damping, "Diagonal: damping")
+        if fisher not in ("true", "empirical"):
+            raise UsageError(f"Diagonal: fisher must be 'true' or 'empirical', got {fisher!r}.")
+        self.fisher = fisher
+        self.refresh = whole(refresh, "Diagonal: refresh")
+        self._squares: Vector | None = None
+        self._updated = 0
+
+    def due(self, step: int) -> bool:
+        """Whether the squares are missing or older than `refresh` steps."""
+        return self._squares is None or step - self._updated >= self.refresh
+
+    def update(self, problem: Problem, step: int | None = None) -> None:
+        """Mean squared per-sample gradients over the problem's samples."""
+        own = {name: part.detach() for name, part in trainable(problem.model).items()}
+        total = zeros_like(own)
+        with modes_restored(problem.model, training=False):
+            for batch in problem.batches:
+                for start in range(0, len(batch), self.ROWS):
+                    squares = self._squares_of(problem, own, batch.take(slice(start, start + self.ROWS)))
+                    total = {name: part + squares[name] for name, part in total.items()}
+        self._squares, self._updated = scaled(total, 1 / problem.count), step or 0
+
+    def _squares_of(self, problem: Problem, own: Vector, batch: Batch) -> Vector:
+        """Sum over the samples of their squared gradients."""
+        with torch.no_grad():
+            labels = draw_labels(problem.model(batch).logits, problem.generator) if self.fisher == "true" else batch.targets
+        if labels is None:
+            raise UsageError("Diagonal: the empirical Fisher needs labels, but the batch has none; use fisher='true'.")
+        mask = torch.ones(len(batch), 0, dtype=torch.bool) if batch.mask is None else batch.mask
+
+        def loss(parameters: Vector, inputs: Tensor, label: Tensor, counted: Tensor) -> Tensor:
+            one = Batch(
+                inputs.unsqueeze(0), label.unsqueeze(0), batch.index[:1], None if batch.mask is None else counted.unsqueeze(0)
+            )
+            logits = at(problem.model, parameters)(one).logits
+            return token_mean(cross_entropy(logits, label.unsqueeze(0)), one.mask).sum()
+
+        grads = vmap(grad(loss), in_dims=(None, 0, 0, 0))(own, batch.inputs, labels, mask)
+        return {name: part.square().sum(0).detach() for name, part in grads.items()}
+
+    def solve(self, v: Vector, problem: Problem) -> Vector:
+        """V divided, parameter by parameter."""
+        if self._squares is None:
+            self.update(problem)
+        assert self._squares is not None
+        count = sum(part.numel() for part in self._squares.values())
+        level = self.damping * sum(float(part.sum()) for part in self._squares.values()) / count
+        return {name: part / (self._squares[name] + level) if level > 0 else part for name, part in v.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """The squares and when they were taken."""
+        return {} if self._squares is None else {**self._squares, "/updated": torch.tensor(self._updated)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self._squares = {name: part for name, part in state.items() if name != "/updated"} or None
+        self._updated = int(state.get("/updated", torch.tensor(0)))
+
+    def __repr__(self) -> str:
+        kind = "" if self.fisher == "true" else ", fisher='empirical'"
+        return f"Diagonal(damping={self.damping:g}{kind})"

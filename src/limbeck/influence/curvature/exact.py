@@ -1,0 +1,85 @@
+"""The dense inverse, for small models: the oracle of all others."""
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.checks import not_negative, whole
+from limbeck.core.errors import UnsupportedModelError, UsageError
+from limbeck.influence.curvature.products import Curvature, dense
+from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
+
+
+@final
+class Exact(Solver):
+    """q = (H + lambda I)^-1 v by factorising the dense matrix. Cost: P curvature products and P^3 operations.
+
+    Args:
+        damping: lambda relative to the mean eigenvalue of H, >= 0; or lambda itself where relative is false.
+        relative: Whether damping is relative.
+        curvature: `gauss_newton` or `hessian`.
+        refresh: Steps between two factorisations in training, >= 1.
+
+    Raises:
+        UnsupportedModelError: The model has more than 5,000 trainable parameters.
+
+    >>> Exact()
+    Exact(damping=0.1)
+    """
+
+    LIMIT = 5_000
+
+    def __init__(
+        self, damping: float = 0.1, *, relative: bool = True, curvature: Curvature = "gauss_newton", refresh: int = 200
+    ) -> None:
+        self.damping = not_negative(damping, "Exact: damping")
+        self.relative = relative
+        if curvature not in ("gauss_newton", "hessian"):
+            raise UsageError(f"Exact: curvature must be 'gauss_newton' or 'hessian', got {curvature!r}.")
+        self.curvature: Curvature = curvature
+        self.refresh = whole(refresh, "Exact: refresh")
+        self._matrix: Tensor | None = None
+        self._updated = 0
+
+    def due(self, step: int) -> bool:
+        """Whether the matrix is missing or older than `refresh` steps."""
+        return self._matrix is None or step - self._updated >= self.refresh
+
+    def update(self, problem: Problem, step: int | None = None) -> None:
+        """Build the damped dense matrix.
+
+        Raises:
+            UnsupportedModelError: The model is too large.
+        """
+        count = sum(part.numel() for part in trainable(problem.model).values())
+        if count > self.LIMIT:
+            raise UnsupportedModelError(
+                f"Exact: the model has {count} trainable parameters, more than {self.LIMIT}; use EKFAC() or ConjugateGradient()."
+            )
+        matrix = dense(problem, self.curvature)
+        level = matrix.diagonal().mean() if self.relative else 1.0
+        self._matrix = matrix + self.damping * level * torch.eye(count, dtype=matrix.dtype)
+        self._updated = step or 0
+
+    def solve(self, v: Vector, problem: Problem) -> Vector:
+        """Q by LU, which also serves an indefinite Hessian."""
+        if self._matrix is None:
+            self.update(problem)
+        assert self._matrix is not None
+        return unflatten(torch.linalg.solve(self._matrix, flatten(v)), v)
+
+    def state(self) -> dict[str, Tensor]:
+        """The damped matrix."""
+        return {} if self._matrix is None else {"matrix": self._matrix, "updated": torch.tensor(self._updated)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self._matrix = state.get("matrix")
+        self._updated = int(state.get("updated", torch.tensor(0)))
+
+    def __repr__(self) -> str:
+        kind = "" if self.curvature == "gauss_newton" else ", curvature='hessian'"
+        return f"Exact(damping={self.damping:g}{'' if self.relative else ', relative=False'}{kind})"

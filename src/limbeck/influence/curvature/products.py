@@ -1,0 +1,73 @@
+"""Products of a curvature matrix with a vector, and the dense matrix of small models. Each is of the mean training loss."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vjp
+
+from limbeck.core.batch import Batch
+from limbeck.core.outputs import Outputs
+from limbeck.influence.curvature.solver import Problem
+from limbeck.influence.gradients import at, statistics_untouched
+from limbeck.influence.vectors import Vector, flatten, trainable, unflatten, zeros_like
+
+Curvature = Literal["gauss_newton", "hessian"]
+
+
+def curvature_product(problem: Problem, u: Vector, kind: Curvature) -> Vector:
+    """H u for the mean training loss over the problem's samples, without damping.
+
+    `gauss_newton` is J' Lambda J with Lambda the Hessian of the loss in the model's outputs: positive semi-definite for
+    cross-entropy and for distillation on logits. `hessian` is the true one, indefinite away from a minimum.
+    """
+    one = _gauss_newton_product if kind == "gauss_newton" else _hessian_product
+    total = zeros_like(u)
+    for batch in problem.batches:
+        part = one(problem, batch, u)
+        total = {name: t + part[name] for name, t in total.items()}
+    return {name: t / problem.count for name, t in total.items()}
+
+
+def _own(problem: Problem) -> Vector:
+    return {name: part.detach() for name, part in trainable(problem.model).items()}
+
+
+def _gauss_newton_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
+    """Sum over the batch of J_i' Lambda_i J_i u."""
+    names: list[str] = []
+
+    def outputs(parameters: Vector) -> tuple[Tensor, ...]:
+        answer = at(problem.model, parameters)(batch)
+        names[:] = answer.features
+        return (answer.logits, *answer.features.values())
+
+    def loss(*parts: Tensor) -> Tensor:
+        answer = Outputs(parts[0], dict(zip(names, parts[1:], strict=True)))
+        return problem.task.training_loss(lambda _: answer, batch).sum()
+
+    with statistics_untouched(problem.model):
+        own = _own(problem)
+        moved: tuple[Tensor, ...] = jvp(outputs, (own,), (u,))[1]
+        primal, back = vjp(outputs, own)[:2]
+        slope: Callable[..., tuple[Tensor, ...]] = grad(loss, argnums=tuple(range(len(primal))))
+        bent: tuple[Tensor, ...] = jvp(slope, tuple(part.detach() for part in primal), tuple(part.detach() for part in moved))[1]
+        (product,) = back(bent)
+    return {name: part.detach() for name, part in product.items()}
+
+
+def _hessian_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
+    """Sum over the batch of the Hessian of l_i times u."""
+    with statistics_untouched(problem.model):
+        slope = grad(lambda parameters: problem.task.training_loss(at(problem.model, parameters), batch).sum())
+        product: Vector = jvp(slope, (_own(problem),), (u,))[1]
+    return {name: part.detach() for name, part in product.items()}
+
+
+def dense(problem: Problem, kind: Curvature) -> Tensor:
+    """The whole matrix, [P, P], one product per column: for small models and for tests."""
+    own = _own(problem)
+    basis = torch.eye(flatten(own).numel(), dtype=flatten(own).dtype)
+    columns = [flatten(curvature_product(problem, unflatten(unit, own), kind)) for unit in basis]
+    return torch.stack(columns, dim=1)

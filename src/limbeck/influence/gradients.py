@@ -1,0 +1,202 @@
+"""Inner products of per-sample gradients with a direction, without ever forming a per-sample gradient.
+
+`<q, g_i>` for every sample of a batch is the derivative of the vector of losses along q: one forward pass that carries a
+tangent (forward-mode differentiation), exact for any model, also where train-mode batch normalisation couples the samples:
+there g_i is the gradient of sample i's loss within its batch, the quantity whose weighted sum the training step uses.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad as fwAD
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from limbeck.core.batch import Batch
+from limbeck.core.errors import UnsupportedModelError
+from limbeck.core.outputs import Outputs
+from limbeck.influence.task import Forward
+from limbeck.influence.vectors import Vector, trainable, zeros_like
+
+Loss = Callable[[Forward, Batch], Tensor]
+"""One value per sample, [B], of a model at some parameters."""
+
+Way = Literal["auto", "forward", "reverse"]
+
+
+def at(model: nn.Module, parameters: Mapping[str, Tensor]) -> Forward:
+    """The model as a function of the batch with these parameters in place of its own."""
+
+    def forward(batch: Batch) -> Outputs:
+        outputs: Outputs = functional_call(model, dict(parameters), (batch,))
+        return outputs
+
+    return forward
+
+
+@contextmanager
+def statistics_untouched(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation goes on to use what its mode says, but its running statistics do not move."""
+    moving = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for module in moving:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in moving:
+            module.track_running_stats = True
+
+
+@contextmanager
+def modes_restored(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put the whole model into one mode, and give every module its own mode back afterwards, whatever happens."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def random_state(state: Tensor | None) -> Iterator[None]:
+    """Replay the CPU's random numbers from this state (the same dropout masks), and put the present state back afterwards."""
+    if state is None:
+        yield
+        return
+    present = torch.get_rng_state()
+    torch.set_rng_state(state)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(present)
+
+
+def inner_products(
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    q: Vector,
+    *,
+    parameters: Vector | None = None,
+    coupled: bool = True,
+    way: Way = "auto",
+    rng: Tensor | None = None,
+) -> Tensor:
+    """<q, g_i> for every sample of the batch, [B], in the model's present mode.
+
+    Args:
+        model: Called with a batch, answers with `Outputs`.
+        loss: One value per sample.
+        batch: The samples.
+        q: A direction, by parameter name.
+        parameters: Where gradients are taken; None for the model's own parameters.
+        coupled: Whether a sample's loss may depend on other samples' outputs. False is cheaper: the loss is then not
+            differentiated forwards. What happens inside the model, such as batch normalisation, is exact either way.
+        way: `forward` (one tangent pass), `reverse` (two backward passes, for layers without a forward derivative), or
+            `auto`: forward, and reverse where a layer has no forward derivative.
+        rng: The state of the random numbers to replay, so that dropout drops what the training step dropped.
+
+    Raises:
+        UnsupportedModelError: A layer offers neither derivative.
+    """
+    where = {name: part.detach() for name, part in (trainable(model) if parameters is None else parameters).items()}
+    with statistics_untouched(model):
+        if way != "reverse":
+            try:
+                with random_state(rng):
+                    return _forward_products(model, where, loss, batch, q, coupled)
+            except (NotImplementedError, RuntimeError) as error:
+                if way == "forward" or "forward AD" not in str(error):
+                    raise UnsupportedModelError(f"influence: {type(model).__name__}: no forward derivative ({error}).") from error
+        try:
+            with random_state(rng):
+                return _reverse_products(model, where, loss, batch, q)
+        except (NotImplementedError, RuntimeError) as error:
+            raise UnsupportedModelError(
+                f"influence: {type(model).__name__} can be differentiated neither forwards nor twice backwards ({error})."
+            ) from error
+
+
+def _forward_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch, q: Vector, coupled: bool) -> Tensor:
+    """One forward pass with a tangent along q; the loss forwards too, or backwards once to the model's outputs."""
+    with torch.no_grad(), fwAD.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        answer = at(model, _dual(where, q))(batch)
+        if coupled:
+            return _tangent(loss(lambda _: answer, batch))
+        parts = (answer.logits, *answer.features.values())
+        values = [fwAD.unpack_dual(part).primal.clone() for part in parts]
+        tangents = [_tangent(part) for part in parts]
+    leaves = [value.requires_grad_() for value in values]
+    plain = Outputs(leaves[0], dict(zip(answer.features, leaves[1:], strict=True)))
+    with torch.enable_grad():
+        slopes = torch.autograd.grad(loss(lambda _: plain, batch).sum(), leaves, allow_unused=True)
+    products = [(s * t).flatten(1).sum(1) for s, t in zip(slopes, tangents, strict=True) if s is not None]
+    return torch.stack(products).sum(0)
+
+
+def _dual(where: Vector, q: Vector) -> Vector:
+    """Parameters that carry q as their tangent."""
+    return {name: fwAD.make_dual(part, q[name].to(part.dtype)) for name, part in where.items()}
+
+
+def _tangent(value: Tensor) -> Tensor:
+    """The tangent that a value carries; zeros where it carries none."""
+    pair = fwAD.unpack_dual(value)
+    return torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent.clone()
+
+
+def _reverse_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch, q: Vector) -> Tensor:
+    """d/du <q, grad sum_i u_i l_i>: linear in u, so its derivative is the row of inner products."""
+    leaves = {name: part.detach().requires_grad_() for name, part in where.items()}
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        values = loss(at(model, leaves), batch)
+        u = torch.ones_like(values, requires_grad=True)
+        grads = torch.autograd.grad(values @ u, list(leaves.values()), create_graph=True, allow_unused=True)
+        along = sum((g * q[n].to(g.dtype)).sum() for n, g in zip(leaves, grads, strict=True) if g is not None)
+        (products,) = torch.autograd.grad(torch.as_tensor(along), u)
+    return products.detach()
+
+
+def mean_gradient(
+    model: nn.Module, loss: Loss, batches: Sequence[Batch], parameters: Vector | None = None
+) -> tuple[Vector, float]:
+    """The gradient of the mean loss over all samples of the batches, and that mean loss (nats).
+
+    Running statistics of batch normalisation stay as they are. Parameters that the loss does not reach have gradient 0.
+    """
+    leaves = {n: p.detach().requires_grad_() for n, p in (trainable(model) if parameters is None else parameters).items()}
+    total, mean, count = zeros_like(leaves), 0.0, sum(len(batch) for batch in batches)
+    for batch in batches:
+        with torch.enable_grad(), statistics_untouched(model):
+            value = loss(at(model, leaves), batch).sum() / count
+            grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        mean += float(value.detach())
+        total = {n: t if g is None else t + g for (n, t), g in zip(total.items(), grads, strict=True)}
+    return total, mean
+
+
+def per_sample_gradients_slow(model: nn.Module, loss: Loss, batch: Batch) -> Tensor:
+    """Every sample's gradient, [B, P], by one backward pass each through the batch's graph: the obviously right twin, for tests."""
+    parameters = list(trainable(model).values())
+    with torch.enable_grad(), statistics_untouched(model):
+        values = loss(model, batch)
+        rows = []
+        for value in values:
+            grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+            rows.append(
+                torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(parameters, grads, strict=True)])
+            )
+    return torch.stack(rows)
+
+
+def logit_tangents(model: nn.Module, parameters: Vector, batch: Batch, direction: Vector, *, rng: Tensor | None = None) -> Tensor:
+    """J_i direction for every sample: how the logits move when the parameters move, in the shape of the logits."""
+    where = {name: part.detach() for name, part in parameters.items()}
+    with torch.no_grad(), statistics_untouched(model), random_state(rng), fwAD.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        return _tangent(at(model, _dual(where, direction))(batch).logits)

@@ -1,0 +1,162 @@
+"""A small transformer that classifies token sequences."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from limbeck.core.checks import fraction, whole
+from limbeck.core.errors import ShapeError, UsageError
+from limbeck.models.spec import Architecture, DataSpec, Kind
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, softmax(q k^T / sqrt(width / heads)) v, over the tokens that count.
+
+    Written out in matrix products: the fused kernels have no forward-mode derivative. A sample without any counted token
+    attends to all alike, so that nothing becomes NaN.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """[B, L, width], bool [B, L] -> [B, L, width]."""
+        query, key, value = (
+            part(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+        mixed: Tensor = self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+        return mixed
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)) with a GELU layer of four times the width."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.wide = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+        self.drop: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """[B, L, width], bool [B, L] -> [B, L, width]."""
+        tokens = tokens + self.drop(self.attention(self.norm1(tokens), mask))
+        inner: Tensor = self.drop(self.narrow(F.gelu(self.wide(self.norm2(tokens)))))
+        return tokens + inner
+
+
+class MaskedPool(nn.Module):
+    """The mean over the tokens that count; 0 where none does."""
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """[B, L, width], bool [B, L] -> [B, width]."""
+        kept = tokens.masked_fill(~mask.unsqueeze(-1), 0)
+        return kept.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+@final
+class TransformerClassifier(nn.Module):
+    """Embedding with learned positions, pre-norm blocks `layer1` ... `layer{depth}`, norm, masked mean, linear classifier."""
+
+    def __init__(self, width: int, depth: int, heads: int, dropout: float, *, length: int, vocabulary: int, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.position = nn.Embedding(length, width)
+        self.names = [f"layer{number}" for number in range(1, depth + 1)]
+        for name in self.names:
+            self.add_module(name, Block(width, heads, dropout))
+        self.norm = nn.LayerNorm(width)
+        self.pool = MaskedPool()
+        self.fc = nn.Linear(width, classes)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.position.weight, std=0.02)
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Token ids [B, L], bool mask [B, L] (true where a token counts) or None -> logits [B, classes].
+
+        Raises:
+            ShapeError: The sequence is longer than the net was built for, or the mask has another shape.
+        """
+        if inputs.dim() != 2 or inputs.shape[1] > self.position.num_embeddings:
+            raise ShapeError(
+                f"Transformer: expected token ids [B, L] with L up to {self.position.num_embeddings}, got {list(inputs.shape)}; "
+                "cut the sequences or build the net for longer ones."
+            )
+        if mask is None:
+            mask = torch.ones_like(inputs, dtype=torch.bool)
+        elif mask.shape != inputs.shape:
+            raise ShapeError(
+                f"Transformer: mask {list(mask.shape)} and inputs {list(inputs.shape)} differ; give one value per token."
+            )
+        mask = mask.bool()
+        ids = inputs.masked_fill(~mask, 0)  # padding may be any number, also one outside the vocabulary
+        tokens = self.embedding(ids) + self.position(torch.arange(ids.shape[1], device=ids.device))
+        for name in self.names:
+            tokens = self.get_submodule(name)(tokens, mask)
+        logits: Tensor = self.fc(self.pool(self.norm(tokens), mask))
+        return logits
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Transformer(Architecture):
+    """Pre-norm transformer encoder with learned positions and a linear classifier on the mean of the tokens that count.
+
+    Padding belongs on the right. What stands in padded places does not change the answer, and neither does their number.
+
+    Taps: `embedding`, `layer1` ... `layer{depth}` (and `layer1.attention`), `norm` (all [B, L, width]), `pool`, `fc`.
+
+    Args:
+        width: Size of a token's vector, a multiple of `heads`.
+        depth: Number of blocks.
+        heads: Attention heads.
+        dropout: Probability in [0, 1) of dropping a value of a block's two branches.
+
+    Shapes: token ids [B, L] with mask [B, L] or None -> logits [B, classes].
+
+    Raises:
+        UsageError: A value is out of its range.
+
+    Reference: Vaswani et al., 2017, arXiv:1706.03762; pre-norm: Xiong et al., 2020, arXiv:2002.04745, fig. 1b.
+    """
+
+    takes: ClassVar[tuple[Kind, ...]] = ("tokens",)
+
+    width: int = 64
+    depth: int = 2
+    heads: int = 4
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole(self.width, "Transformer: width")
+        whole(self.depth, "Transformer: depth")
+        if self.width % whole(self.heads, "Transformer: heads"):
+            raise UsageError(f"Transformer: width must be a multiple of heads, got {self.width} and {self.heads}.")
+        if fraction(self.dropout, "Transformer: dropout") == 1:
+            raise UsageError("Transformer: dropout must be below 1, since 1 drops everything.")
+
+    def make(self, spec: DataSpec) -> nn.Module:
+        """The module for this data."""
+        assert spec.vocabulary is not None  # DataSpec has checked it
+        return TransformerClassifier(
+            self.width,
+            self.depth,
+            self.heads,
+            self.dropout,
+            length=spec.input_shape[0],
+            vocabulary=spec.vocabulary,
+            classes=spec.classes,
+        )

@@ -1,0 +1,122 @@
+"""The loop, on one screen. What differs between runs is passed in, never switched inside."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from limbeck.core.batch import Batch
+from limbeck.core.checks import positive, whole
+from limbeck.data.loader import Loader
+from limbeck.data.loader import whole as read_whole
+from limbeck.distiller import Distiller
+from limbeck.engine.engine import Engine
+from limbeck.engine.local import LocalEngine
+from limbeck.training.callback import Callback
+from limbeck.training.checkpoint import Keeper
+from limbeck.training.steps.student import Student
+from limbeck.training.training import Training, Update
+from limbeck.weighting.weighting import Setting
+
+
+def fit(
+    distiller: Distiller,
+    loader: Loader,
+    optimizer: Optimizer,
+    *,
+    epochs: int = 1,
+    steps: int | None = None,
+    queries: Batch | None = None,
+    step: Update | None = None,
+    engine: Engine | None = None,
+    rate: Callable[[int, int], float] = lambda step, steps: 1.0,
+    clip: float | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+    clean: Tensor | None = None,
+    callbacks: Sequence[Callback] = (),
+    keeper: Keeper | None = None,
+) -> Training:
+    """Distil: epochs of steps over the loader's batches.
+
+    Args:
+        distiller: Student, teacher, objective and weights.
+        loader: Training batches.
+        optimizer: Of the student's parameters (and the objective's, if it has any).
+        epochs: Passes over the loader, >= 1.
+        steps: Optimiser steps in all, in place of epochs.
+        queries: Samples with trusted labels, for weightings that ask for them.
+        step: Who is updated in a step; the student alone where none is named.
+        engine: The machine; one process on the CPU where none is named.
+        rate: Learning-rate factor by (step, steps in all).
+        clip: Largest norm of the student's gradient, > 0.
+        accumulate: Parts that each batch is cut into, >= 1: less memory, the same step (batch normalisation sees the parts).
+        seed: Decides what weightings draw.
+        clean: bool by sample identity, true where the given label is right; for the oracle control.
+        callbacks: Look on after steps and epochs.
+        keeper: Saves checkpoints, and resumes from one that is there.
+
+    Raises:
+        UsageError: An argument is out of its range.
+        ShapeError: Student, teacher and labels do not fit together.
+        RunError: A gradient became NaN or infinite, or a checkpoint is damaged.
+    """
+    step, engine = step or Student(), engine or LocalEngine()
+    steps = whole(epochs, "fit: epochs") * len(loader) if steps is None else whole(steps, "fit: steps")
+    clip = None if clip is None else positive(clip, "fit: clip")
+    distiller.to(engine.device)
+    queries = None if queries is None else queries.to(engine.device)
+    distiller.check(read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device))
+    training = Training(
+        distiller,
+        engine.prepare(distiller.student),
+        optimizer,
+        engine,
+        rate,
+        steps,
+        whole(accumulate, "fit: accumulate"),
+        clip,
+        queries,
+    )
+    distiller.weighting.bind(_setting(training, loader, seed, clean))
+    training.student.train()
+    step.prepare(training, loader, resumed=keeper is not None and keeper.path.exists())
+    if keeper is not None:
+        keeper.resume(training, step, callbacks)
+    while training.number < steps:
+        for batch in loader.epoch(training.number // len(loader), start=training.number % len(loader)):
+            training.student.train()
+            record = step(training, engine.shard(batch))
+            training.number += 1
+            ended = training.number % len(loader) == 0 or training.number == steps
+            for callback in callbacks:
+                callback.after_step(training, record)
+                if ended:
+                    callback.after_epoch(training)
+            if keeper is not None:
+                keeper.keep(training, step, callbacks, epoch_ended=ended)
+            if training.number == steps:
+                break
+    return training
+
+
+def _setting(training: Training, loader: Loader, seed: int, clean: Tensor | None) -> Setting:
+    """What the weighting is told of the run."""
+    engine = training.engine
+
+    def draw(count: int, generator: torch.Generator) -> Batch:
+        rows = loader.rows[torch.randperm(len(loader.rows), generator=generator)[:count]]
+        return read_whole(loader.source, rows, loader.labels).to(engine.device)
+
+    return Setting(
+        student=training.distiller.student,
+        task=training.distiller.task(),
+        queries=training.queries,
+        draw=draw,
+        gather=engine.gather,
+        offset=lambda count: engine.rank * count,
+        seed=seed,
+        classes=len(loader.source.classes),
+        clean=clean,
+    )

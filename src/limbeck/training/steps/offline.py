@@ -1,0 +1,111 @@
+"""KD-AIF offline: train without weights, score every sample once, train anew with fixed weights."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.batch import Batch
+from limbeck.core.checks import not_negative, positive, whole
+from limbeck.core.errors import UsageError
+from limbeck.data.loader import Loader
+from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.influence.curvature.solver import Solver
+from limbeck.influence.scores import score
+from limbeck.training.training import Record, Training, weighted_backward
+from limbeck.weighting.squash import check_normalise, mean_one, normalise, squash
+from limbeck.weighting.stored import Stored
+
+
+@final
+class Offline:
+    """Train the student once with weight 1, score all N training samples, then train it from its start with those weights.
+
+    Costs one more training run and one scoring pass; the distiller's own weighting is not used.
+
+    Args:
+        solver: The inverse; EKFAC() where none is named.
+        normalise: How scores are brought to a common scale, over all N samples.
+        gain: Steepness, >= 0.
+        clamp: Bound of |gain z|, > 0.
+        epochs: Epochs of the first, unweighted training, >= 1; None for as many as the loop trains.
+
+    Reference: KD-AIF's released notebooks work this way, roughly; their weight function is not used (see docs/methods/kd-aif.md).
+
+    >>> Offline()
+    Offline(EKFAC(damping=0.1), normalise='median')
+    """
+
+    trains_teacher = False
+
+    def __init__(
+        self,
+        solver: Solver | None = None,
+        normalise: str = "median",
+        *,
+        gain: float = 1.0,
+        clamp: float = 4.0,
+        epochs: int | None = None,
+    ) -> None:
+        self.solver = EKFAC() if solver is None else solver
+        self.normalise = check_normalise(normalise, "Offline")
+        self.gain = not_negative(gain, "Offline: gain")
+        self.clamp = positive(clamp, "Offline: clamp")
+        self.epochs = None if epochs is None else whole(epochs, "Offline: epochs")
+        self.weights: Stored | None = None
+        self.scores: Tensor | None = None
+
+    def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
+        """Train, score, and put the student and its optimiser back to their start.
+
+        Raises:
+            UsageError: There is no query set.
+        """
+        if training.queries is None or not len(training.queries):
+            raise UsageError("Offline: scores need a query set, but the run has none; pass queries=... to fit.")
+        if resumed:
+            return
+        student, optimizer = training.distiller.student, training.optimizer
+        start, fresh = deepcopy(student.state_dict()), deepcopy(optimizer.state_dict())
+        first = len(loader) * self.epochs if self.epochs is not None else training.steps
+        for number in range(first):
+            if number % len(loader) == 0:
+                batches = loader.epoch(number // len(loader))
+            part = training.engine.shard(next(batches))
+            weighted_backward(training, part, torch.ones(len(part), device=part.index.device))
+            training.apply()
+            training.number += 1
+        every = Loader(loader.source, loader.rows, batch_size=512, seed=0, labels=loader.labels, shuffle=False, drop_last=False)
+        train = [batch.to(training.engine.device) for batch in every.epoch(0)]
+        found = score(student, training.distiller.task(), train, [training.queries], self.solver)
+        z = normalise(found.phi, self.normalise)
+        self.weights = Stored(found.index, mean_one(squash(z, self.gain, self.clamp)))
+        self.scores = torch.zeros(int(found.index.max()) + 1, dtype=found.phi.dtype)
+        self.scores[found.index] = found.phi
+        student.load_state_dict(start)
+        optimizer.load_state_dict(fresh)
+        training.number = 0
+
+    def __call__(self, training: Training, batch: Batch) -> Record:
+        """One update of the student with the stored weights."""
+        assert self.weights is not None
+        assert self.scores is not None
+        weights = self.weights.table.to(batch.index.device)[batch.index]
+        record, _ = weighted_backward(training, batch, weights)
+        training.apply()
+        return Record(record.batch, record.loss, record.terms, record.weights, self.scores[batch.index], record.figures)
+
+    def state(self) -> dict[str, object]:
+        """The weights and scores."""
+        return {"weights": None if self.weights is None else self.weights.table, "scores": self.scores}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        table = cast(Tensor, state["weights"])
+        self.weights = Stored(torch.arange(len(table)), table)
+        self.scores = state["scores"]
+
+    def __repr__(self) -> str:
+        return f"Offline({self.solver!r}, normalise={self.normalise!r})"

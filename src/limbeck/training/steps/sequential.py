@@ -1,0 +1,45 @@
+"""The project's candidate for KD-AIF's fourth mechanism: first the teacher, then the student against the new teacher."""
+
+from typing import final
+
+from limbeck.core.batch import Batch
+from limbeck.influence.gradients import statistics_untouched
+from limbeck.training.steps.with_teacher import TeacherSide
+from limbeck.training.teacher_update import TeacherRule, teacher_backward
+from limbeck.training.training import Record, Training, weighted_backward
+
+
+@final
+class Sequential(TeacherSide):
+    """The teacher moves first; then scores, weights and the student's step are made against the new teacher (M4).
+
+    Args:
+        rate: The teacher's learning rate as a share of the student's, >= 0.
+        alpha: Share of the soft part in the teacher's loss, in [0, 1].
+        T: Temperature of the soft part, > 0.
+        feedback: Factor of the second-order part through the student's step, >= 0.
+
+    Reference: KD-AIF, arXiv:2501.02705. Reconstructed: the sources leave the fourth mechanism open; this is the project's choice.
+
+    >>> Sequential()
+    Sequential(rate=0.1)
+    """
+
+    trains_teacher = True
+
+    def __init__(self, rate: float = 0.1, *, alpha: float = 0.4, T: float = 4.0, feedback: float = 0.0) -> None:
+        super().__init__(TeacherRule(rate, alpha, T, feedback), "Sequential")
+
+    def __call__(self, training: Training, batch: Batch) -> Record:
+        """One update of the teacher, then one of the student."""
+        with statistics_untouched(training.distiller.student):
+            first, parts = weighted_backward(training, batch)
+            teacher_backward(training, self.model, self.rule, parts, first.weights, weighted=True)
+        training.optimizer.zero_grad(set_to_none=True)
+        self.step(training)
+        record, _ = weighted_backward(training, batch)
+        training.apply()
+        return record
+
+    def __repr__(self) -> str:
+        return f"Sequential(rate={self.rule.rate:g})"

@@ -1,0 +1,41 @@
+"""KD-AIF's mechanism 2: the teacher's samples are weighted, the student's are not."""
+
+from typing import final
+
+from limbeck.core.batch import Batch
+from limbeck.training.steps.with_teacher import TeacherSide, ones
+from limbeck.training.teacher_update import TeacherRule, teacher_backward
+from limbeck.training.training import Record, Training, weighted_backward
+
+
+@final
+class TeacherOnly(TeacherSide):
+    """Teacher and student move together; the teacher's samples have influence weights, the student's weight 1 (M2).
+
+    Args:
+        rate: The teacher's learning rate as a share of the student's, >= 0.
+        alpha: Share of the soft part in the teacher's loss, in [0, 1].
+        T: Temperature of the soft part, > 0.
+        feedback: Factor of the second-order part through the student's step, >= 0.
+
+    Reference: KD-AIF, arXiv:2501.02705. Reconstructed: mechanism 2 is inferred by elimination, the sources do not state it.
+
+    >>> TeacherOnly()
+    TeacherOnly(rate=0.1)
+    """
+
+    trains_teacher = True
+
+    def __init__(self, rate: float = 0.1, *, alpha: float = 0.4, T: float = 4.0, feedback: float = 0.0) -> None:
+        super().__init__(TeacherRule(rate, alpha, T, feedback), "TeacherOnly")
+
+    def __call__(self, training: Training, batch: Batch) -> Record:
+        """One update of both, both gradients taken before either moves."""
+        record, parts = weighted_backward(training, batch, ones(batch))
+        teacher_backward(training, self.model, self.rule, parts, record.weights, weighted=True)
+        training.apply()
+        self.step(training)
+        return record
+
+    def __repr__(self) -> str:
+        return f"TeacherOnly(rate={self.rule.rate:g})"

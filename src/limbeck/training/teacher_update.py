@@ -1,0 +1,165 @@
+"""How KD-AIF moves the teacher while the student trains: what the teacher's step minimises, and its gradient.
+
+The teacher's gradient has a direct part, the weighted teacher loss at the student's lookahead, and an optional feedback part,
+the derivative of the query loss at the lookahead through the student's step. Weights are constants in both.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.optim import SGD
+
+from limbeck.core.batch import Batch
+from limbeck.core.checks import fraction, not_negative, positive
+from limbeck.core.errors import UsageError
+from limbeck.core.outputs import Outputs, Views
+from limbeck.functional.divergences import cross_entropy, kd_divergence, token_mean
+from limbeck.influence.gradients import at, logit_tangents, mean_gradient, random_state, statistics_untouched
+from limbeck.influence.vectors import Vector, combine, trainable
+from limbeck.teachers.single import Single
+from limbeck.training.training import Part, Training, peek_at, weigh
+
+
+@dataclass(frozen=True)
+class TeacherRule:
+    """The teacher's own loss and step size.
+
+    Args:
+        rate: The teacher's learning rate as a share of the student's, >= 0.
+        alpha: Share of the soft part in the teacher's loss, in [0, 1].
+        T: Temperature of the soft part, > 0.
+        feedback: Factor of the second-order part through the student's step, >= 0; 0 leaves it out.
+
+    Reference: KD-AIF, arXiv:2501.02705 (its exact teacher loss is not known); the loss follows LGTM, arXiv:2305.09651.
+    """
+
+    rate: float = 0.1
+    alpha: float = 0.4
+    T: float = 4.0
+    feedback: float = 0.0
+
+    def __post_init__(self) -> None:
+        not_negative(self.rate, "teacher update: rate")
+        fraction(self.alpha, "teacher update: alpha")
+        positive(self.T, "teacher update: T")
+        not_negative(self.feedback, "teacher update: feedback")
+
+    def loss(self, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
+        """(1 - alpha) CE(y, teacher) + alpha T^2 KL(student || teacher), [B]; the student is held fixed.
+
+        Raises:
+            UsageError: The batch has no labels.
+        """
+        if batch.targets is None:
+            raise UsageError("teacher update: needs labels, but the batch has none; use step: Student().")
+        hard = token_mean(cross_entropy(teacher, batch.targets), batch.mask)
+        soft = token_mean(kd_divergence(teacher, student.detach(), self.T), batch.mask)
+        return (1 - self.alpha) * hard + self.alpha * soft
+
+
+def trained_teacher(training: Training, who: str) -> Single:
+    """The teacher when it is one that may be trained.
+
+    Raises:
+        UsageError: There is none, or it is frozen.
+    """
+    teacher = training.distiller.teacher
+    if not isinstance(teacher, Single) or not teacher.trained:
+        raise UsageError(f"{who}: updates the teacher, but it is frozen or missing; pass teacher=Single(model, trained=True).")
+    return teacher
+
+
+def teacher_optimizer(training: Training, teacher: Single, rule: TeacherRule) -> SGD:
+    """Plain SGD on the teacher at its own rate."""
+    return SGD(teacher.tapped.parameters(), lr=rule.rate * training.learning_rate)
+
+
+def lookahead(training: Training) -> Vector:
+    """theta_S' = theta_S - eta_S x (the gradient at hand): where one plain SGD step would take the student. Nothing is kept."""
+    own = trainable(training.distiller.student)
+    gradient = {name: torch.zeros_like(part) if part.grad is None else part.grad for name, part in own.items()}
+    return combine({name: part.detach() for name, part in own.items()}, -training.learning_rate, gradient)
+
+
+def teacher_backward(
+    training: Training, teacher: Single, rule: TeacherRule, parts: list[Part], student_weights: Tensor, *, weighted: bool
+) -> None:
+    """Leave the teacher's gradient, direct and feedback, in its parameters; the student's gradient must be at hand.
+
+    Args:
+        training: The run, after the student's backward pass and before its step.
+        teacher: The teacher to move.
+        rule: Its loss.
+        parts: The batch, cut.
+        student_weights: [B] the weights of the student's step.
+        weighted: Whether the teacher's samples are weighted by their influence at the lookahead.
+    """
+    student = training.distiller.student
+    ahead = lookahead(training)
+    weights = weigh(training, parts, peek_at(training, parts, ahead), ahead) if weighted else torch.ones_like(student_weights)
+    pull = _query_gradient(training, ahead) if rule.feedback > 0 else None
+    count, start = len(student_weights), 0
+    for part in parts:
+        rows = slice(start, start + len(part.batch))
+        with torch.no_grad(), statistics_untouched(student), random_state(part.rng):
+            seen = at(student, ahead)(part.batch).logits
+        answer = cast(Outputs, teacher.tapped(part.batch))
+        loss = (weights[rows] * rule.loss(answer.logits, seen, part.batch)).sum() / count
+        if pull is not None:
+            loss = loss + rule.feedback * feedback(training, part, answer.logits, student_weights[rows], pull, count)
+        torch.autograd.backward(loss)
+        start += len(part.batch)
+    _average(training, teacher)
+
+
+def feedback(training: Training, part: Part, teacher: Tensor, weights: Tensor, pull: Vector, count: int) -> Tensor:
+    """A scalar whose gradient in the teacher is that of the query loss at the lookahead, through the student's step.
+
+    -(eta_S / B) sum_i w_i <u_i, dl_i/ds_i(s_i, t_i)> with u_i = J_i v' one tangent pass of the student at its present
+    parameters and v' the query gradient at the lookahead: exact for an SGD lookahead and any objective on logits.
+
+    Args:
+        training: The run.
+        part: Samples.
+        teacher: The teacher's logits for them, with their graph.
+        weights: [b] the weights of the student's step.
+        pull: v'.
+        count: Samples in the whole batch, B.
+
+    Reference: derived in KD-AIF's terms; the same gradient by double backward through the step and by central differences
+    stands in the tests.
+    """
+    student = training.distiller.student
+    own = {name: p.detach() for name, p in trainable(student).items()}
+    u = logit_tangents(student, own, part.batch, pull, rng=part.rng)
+    with torch.no_grad(), statistics_untouched(student), random_state(part.rng):
+        present = student(part.batch)
+    s = present.logits.detach().requires_grad_()
+    views = Views(Outputs(s, present.features), Outputs(teacher, part.teacher.features if part.teacher else {}), part.batch)
+    values = training.distiller.objective.per_sample(views)
+    (slope,) = torch.autograd.grad(values.sum(), s, create_graph=True)
+    per_sample = (slope * u).flatten(1).sum(1)
+    return (weights * per_sample).sum() * (-training.learning_rate / count)
+
+
+def _query_gradient(training: Training, ahead: Vector) -> Vector:
+    """v', the mean query gradient at the lookahead.
+
+    Raises:
+        UsageError: There is no query set.
+    """
+    if training.queries is None:
+        raise UsageError("teacher update: feedback needs a query set, but the run has none; pass queries=... to fit.")
+    distiller = training.distiller
+    return mean_gradient(distiller.student, distiller.task().query_loss, [training.queries], ahead)[0]
+
+
+def _average(training: Training, teacher: Single) -> None:
+    """The mean of the teacher's gradients over all processes."""
+    if training.engine.processes == 1:
+        return
+    for part in teacher.tapped.parameters():
+        if part.grad is not None:
+            part.grad = training.engine.gather(part.grad.unsqueeze(0)).mean(0)

@@ -1,0 +1,236 @@
+"""What a step works on: the parts of a training run that the loop hands around."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from limbeck.core.batch import Batch
+from limbeck.core.errors import RunError
+from limbeck.core.outputs import Outputs, Views
+from limbeck.data.loader import Loader
+from limbeck.distiller import Distiller
+from limbeck.engine.engine import Engine
+from limbeck.influence.gradients import at, inner_products, random_state, statistics_untouched
+from limbeck.influence.task import Forward
+from limbeck.influence.vectors import Vector
+from limbeck.weighting.weighting import Step
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a step leaves behind for logs.
+
+    Args:
+        batch: The samples of this process.
+        loss: The scalar that was minimised.
+        terms: Each term's unweighted mean, by name.
+        weights: [B].
+        scores: [B] phi, None where weights are not made of scores.
+        figures: Further figures by name.
+    """
+
+    batch: Batch
+    loss: float
+    terms: dict[str, float]
+    weights: Tensor
+    scores: Tensor | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Training:
+    """The state of one training run.
+
+    Args:
+        distiller: Student, teacher, objective and weights.
+        student: The student as the engine wrapped it.
+        optimizer: Updates the student (and the objective's own parameters).
+        engine: The machine.
+        rate: Learning-rate factor by (step, steps in all).
+        steps: Optimiser steps in all.
+        accumulate: Parts that a batch is cut into, so that less memory is needed; the result is that of the whole batch.
+        clip: Largest norm of the student's gradient, None for any.
+        queries: The query set on the device, None where there is none.
+        number: Optimiser steps taken.
+    """
+
+    distiller: Distiller
+    student: nn.Module
+    optimizer: Optimizer
+    engine: Engine
+    rate: Callable[[int, int], float]
+    steps: int
+    accumulate: int = 1
+    clip: float | None = None
+    queries: Batch | None = None
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    @property
+    def learning_rate(self) -> float:
+        """The student's learning rate at this step."""
+        return self.base_rates[0] * self.rate(self.number, self.steps)
+
+    def apply(self) -> None:
+        """Clip, step, forget the gradients.
+
+        Raises:
+            RunError: A gradient is NaN or infinite.
+        """
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise RunError(
+                f"training: the gradient became {float(norm)} at step {self.number}; use a smaller learning rate, or clip."
+            )
+        if self.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * self.rate(self.number, self.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class Update(Protocol):
+    """One training step: from a batch to updated parameters."""
+
+    trains_teacher: bool
+
+    def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
+        """Get ready before the first step; `resumed` says that a checkpoint follows, so that long work is not done twice."""
+
+    def __call__(self, training: Training, batch: Batch) -> Record:
+        """Take the step; the batch is this process's part, on the device."""
+
+    def state(self) -> dict[str, object]:
+        """All that the next step needs beside student, teacher, optimiser and weights."""
+
+    def load_state(self, state: dict[str, object]) -> None:
+        """Take back what `state` gave."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a batch with the teacher's answer and the random state of the student's pass through it."""
+
+    batch: Batch
+    teacher: Outputs | None
+    rng: Tensor
+
+
+def parts_of(training: Training, batch: Batch) -> list[Part]:
+    """Cut the batch for accumulation and ask the teacher; each part's random numbers are fixed here."""
+    pieces = batch.split(training.accumulate) if training.accumulate > 1 else [batch]
+    found = []
+    for piece in pieces:
+        with training.engine.autocast():
+            teacher = training.distiller.teach(piece)
+        found.append(Part(piece, teacher, torch.get_rng_state()))
+        if len(pieces) > 1:
+            torch.rand(1)  # moves the generator on, so that parts do not share their dropout masks
+    return found
+
+
+def part_loss(training: Training, part: Part) -> Callable[[Forward, Batch], Tensor]:
+    """The objective on a part as a function of the student, with the teacher's answer held fixed."""
+
+    def loss(student: Forward, batch: Batch) -> Tensor:
+        with training.engine.autocast():
+            return training.distiller.objective.per_sample(Views(student(batch), part.teacher, batch))
+
+    return loss
+
+
+def weigh(training: Training, parts: list[Part], losses: Tensor, parameters: Vector | None = None) -> Tensor:
+    """The weights of a batch's samples, normalised over the whole batch, however it is cut.
+
+    Args:
+        training: The run.
+        parts: The batch, cut.
+        losses: [B], each sample's loss, detached.
+        parameters: Other student parameters than its own, for a lookahead.
+    """
+    distiller = training.distiller
+    student = distiller.student
+
+    def dot(q: Vector) -> Tensor:
+        rows = []
+        for part in parts:
+            loss, coupled = part_loss(training, part), distiller.objective.coupled
+            rows.append(inner_products(student, loss, part.batch, q, parameters=parameters, coupled=coupled, rng=part.rng))
+        return torch.cat(rows).float()
+
+    batch = Batch(
+        torch.cat([p.batch.inputs for p in parts]) if len(parts) > 1 else parts[0].batch.inputs,
+        None,
+        torch.cat([p.batch.index for p in parts]),
+    )
+    return distiller.weighting(Step(training.number, batch, losses.float(), dot, parameters)).detach()
+
+
+def peek_at(training: Training, parts: list[Part], parameters: Vector | None = None) -> Tensor:
+    """Every sample's loss, [B], without a graph; running statistics and random numbers stay as they are.
+
+    Args:
+        training: The run.
+        parts: The batch, cut.
+        parameters: Student parameters to look at; None for its own.
+    """
+    student = training.distiller.student
+    forward: Forward = student if parameters is None else at(student, parameters)
+    rows = []
+    with torch.no_grad(), statistics_untouched(student):
+        for part in parts:
+            with random_state(part.rng):
+                rows.append(part_loss(training, part)(forward, part.batch))
+    return torch.cat(rows)
+
+
+def weighted_backward(training: Training, batch: Batch, weights: Tensor | None = None) -> tuple[Record, list[Part]]:
+    """Forward, weights, backward: afterwards the student's gradient is that of (1/B) sum_i w_i L_i over all processes.
+
+    Args:
+        training: The run.
+        batch: This process's samples.
+        weights: [B] to use; None asks the distiller's weighting.
+    """
+    distiller, engine = training.distiller, training.engine
+    parts = parts_of(training, batch)
+    if weights is None and len(parts) > 1 and not distiller.weighting.constant:
+        weights = weigh(training, parts, peek_at(training, parts))
+    total, values = 0.0, []
+    start = 0
+    for number, part in enumerate(parts):
+        context = engine.local(training.student) if number < len(parts) - 1 else nullcontext()
+        with context, random_state(part.rng) if len(parts) > 1 else nullcontext():
+            with engine.autocast():
+                views = Views(training.student(part.batch), part.teacher, part.batch)
+                if weights is None:
+                    weights = _own_weights(training, parts, views)
+                loss = distiller.loss(views, weights[start : start + len(part.batch)])
+            share = len(part.batch) / len(batch)
+            engine.backward(loss.total * share if share < 1 else loss.total)
+        start += len(part.batch)
+        total += float(loss.total.detach()) * share
+        values.append(loss.values.detach())
+    assert weights is not None
+    means = torch.cat(values, 1).float().mean(1).tolist()
+    terms = dict(zip(distiller.objective.names, means, strict=True))
+    return Record(batch, total, terms, weights, distiller.weighting.last_scores(), distiller.weighting.figures()), parts
+
+
+def _own_weights(training: Training, parts: list[Part], views: Views) -> Tensor:
+    """The weights of a batch that was not cut: its losses are at hand from the forward pass."""
+    distiller = training.distiller
+    if distiller.weighting.constant:
+        return torch.ones(len(views.batch), device=views.batch.index.device)
+    with torch.no_grad():
+        losses = distiller.objective.per_sample(views)
+    return weigh(training, parts, losses)

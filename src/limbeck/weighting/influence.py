@@ -1,0 +1,184 @@
+"""KD-AIF's weights: bounded, decreasing functions of each sample's influence on the query loss, while the student trains."""
+
+import warnings
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.batch import Batch
+from limbeck.core.checks import not_negative, positive, whole
+from limbeck.core.errors import DataError
+from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.gradients import mean_gradient
+from limbeck.influence.vectors import Vector
+from limbeck.weighting.guard import Guard
+from limbeck.weighting.squash import check_normalise, effective_sample_size, mean_one, normalise, saturated, squash
+from limbeck.weighting.weighting import Setting, Step, Weighting
+
+
+@final
+class InfluenceWeighting(Weighting):
+    """w_i = 2 / (1 + exp(gain z_i)), z the normalised phi_i = -<q, g_i>, q = H^-1 (mean query gradient); mean scaled towards 1.
+
+    phi is exact at every step; q is renewed every `refresh` steps. Query gradient and training gradients are taken in the
+    student's training mode on both sides (batch normalisation by the statistics of the batch at hand, running statistics
+    untouched; dropout draws the mask that the training step draws). See docs/decisions/0002.
+
+    Args:
+        solver: The inverse; EKFAC() where none is named.
+        normalise: How scores are brought to a common scale; see `limbeck.weighting.squash.normalise`.
+        gain: Steepness, >= 0. Above 1 with a q that is older than one step, weights can destroy training: a warning says so.
+        clamp: Bound of |gain z|, > 0.
+        refresh: Steps between two renewals of q, >= 1.
+        samples: Training samples that curvature is estimated from, >= 1.
+        query_batch: Query samples drawn afresh for each renewal of q, >= 1; None for the whole query set.
+
+    Reference: Wu, Luo, Liu, Deng, KD-AIF, arXiv:2501.02705. Differs from the paper: the normalisation, which the available
+    sources leave open, the clamp, and the bounded scaling of the mean.
+
+    >>> InfluenceWeighting(refresh=10)
+    InfluenceWeighting(EKFAC(damping=0.1), normalise='zscore', gain=1, refresh=10)
+    """
+
+    needs_queries = True
+    MEAN_LIMIT = 2.0
+
+    def __init__(
+        self,
+        solver: Solver | None = None,
+        normalise: str = "zscore",
+        *,
+        gain: float = 1.0,
+        clamp: float = 4.0,
+        refresh: int = 20,
+        samples: int = 512,
+        query_batch: int | None = None,
+    ) -> None:
+        self.solver = EKFAC() if solver is None else solver
+        self.normalise = check_normalise(normalise, "InfluenceWeighting")
+        self.gain = not_negative(gain, "InfluenceWeighting: gain")
+        self.clamp = positive(clamp, "InfluenceWeighting: clamp")
+        self.refresh = whole(refresh, "InfluenceWeighting: refresh")
+        self.samples = whole(samples, "InfluenceWeighting: samples")
+        self.query_batch = None if query_batch is None else whole(query_batch, "InfluenceWeighting: query_batch")
+        self._q: Vector | None = None
+        self._renewed = 0
+        self._scores: Tensor | None = None
+        self._figures: dict[str, float] = {}
+        self._events: list[str] = []
+        self._shares: list[float] = []
+        if self.gain > 1 and self.refresh > 1:
+            self._events.append(
+                f"InfluenceWeighting: gain {self.gain:g} with a q that is up to {self.refresh} steps old can destroy training; "
+                "set refresh=1 (query_batch=50 keeps that cheap) or gain=1."
+            )
+
+    def bind(self, setting: Setting) -> None:
+        """Take note of the run.
+
+        Raises:
+            DataError: The query set is missing or empty.
+        """
+        super().bind(setting)
+        if setting.queries is None or not len(setting.queries):
+            raise DataError("InfluenceWeighting: the query set is empty; set query to at least 1 (200 or more is good).")
+        self.guard = Guard(setting.classes)
+        for event in self._events:
+            warnings.warn(event, stacklevel=2)
+
+    def __call__(self, step: Step) -> Tensor:
+        """The weights, [B], detached, in [0, 2] before the mean is scaled towards 1."""
+        if step.at is not None:
+            return self._weigh(step, self._direction(step, step.at)[0])[1]
+        if not self.guard.tripped and (self._q is None or step.number - self._renewed >= self.refresh):
+            self._renew(step)
+        if self._q is None:
+            return torch.ones_like(step.losses)
+        self._scores, weights = self._weigh(step, self._q)
+        return weights
+
+    def _renew(self, step: Step) -> None:
+        """Renew the curvature where it is due, then q; look whether all is well."""
+        if self.solver.due(step.number):
+            self.solver.update(self._problem(step), step.number)
+        self._q, query_loss = self._direction(step, None)
+        self._renewed = step.number
+        self._figures["query_loss"] = query_loss
+        share = sum(self._shares) / len(self._shares) if self._shares else 1.0
+        self._shares.clear()
+        trouble = self.guard.look(query_loss, share)
+        if trouble:
+            self._scores, self._q = None, None
+            self._events.append(f"at step {step.number}: {trouble}")
+
+    def _direction(self, step: Step, parameters: Vector | None) -> tuple[Vector, float]:
+        """Q and the mean query loss, at the student's own or at other parameters."""
+        v, query_loss = mean_gradient(self.setting.student, self.setting.task.query_loss, [self._queries(step)], parameters)
+        return self.solver.solve(v, self._problem(step)), query_loss
+
+    def _queries(self, step: Step) -> Batch:
+        queries = self.setting.queries
+        assert queries is not None
+        if self.query_batch is None or self.query_batch >= len(queries):
+            return queries
+        return queries.take(torch.randperm(len(queries), generator=self._generator(step, 1))[: self.query_batch])
+
+    def _problem(self, step: Step) -> Problem:
+        generator = self._generator(step, 2)
+        drawn = self.setting.draw(self.samples, generator)
+        return Problem(self.setting.student, self.setting.task, [drawn], generator)
+
+    def _generator(self, step: Step, stream: int) -> torch.Generator:
+        """The random numbers of one step: they depend on seed and step alone, so that a resumed run draws the same."""
+        return torch.Generator().manual_seed((self.setting.seed * 1_000_003 + step.number * 4 + stream) % 2**63)
+
+    def _weigh(self, step: Step, q: Vector) -> tuple[Tensor, Tensor]:
+        """This process's scores, and its weights normalised over the samples of all processes."""
+        phi = -step.dot(q)
+        everyone = self.setting.gather(phi)
+        z = normalise(everyone, self.normalise)
+        weights = mean_one(squash(z, self.gain, self.clamp), self.MEAN_LIMIT)
+        if step.at is None:
+            self._figures["saturated"] = float(saturated(z, self.gain, self.clamp))
+            self._figures["scale"] = float(everyone.std(correction=0))
+            self._shares.append(float(effective_sample_size(weights)) / len(weights))
+        return phi, self.setting.own(weights, len(phi))
+
+    def last_scores(self) -> Tensor | None:
+        """Phi of the samples weighed last, [B]; None once weighting was stopped."""
+        return self._scores
+
+    def figures(self) -> dict[str, float]:
+        """Query loss at the last renewal, share of saturated weights, and the scale of phi."""
+        return dict(self._figures)
+
+    def events(self) -> list[str]:
+        """What the guard had to say since the last call."""
+        said, self._events = self._events, []
+        return said
+
+    def state(self) -> dict[str, Tensor]:
+        """q, its age, the guard and the solver."""
+        flat = {f"q/{name}": part for name, part in (self._q or {}).items()}
+        flat |= {f"solver/{name}": part for name, part in self.solver.state().items()}
+        flat["guard"] = torch.tensor([self.guard.best, self.guard.bad, self.guard.tripped, self._renewed], dtype=torch.float64)
+        flat["shares"] = torch.tensor(self._shares, dtype=torch.float64)
+        flat["query_loss"] = torch.tensor(self._figures.get("query_loss", float("nan")), dtype=torch.float64)
+        return flat
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self._q = {key.removeprefix("q/"): part for key, part in state.items() if key.startswith("q/")} or None
+        self.solver.load_state({key.removeprefix("solver/"): part for key, part in state.items() if key.startswith("solver/")})
+        best, bad, tripped, renewed = state["guard"].tolist()
+        self.guard.best, self.guard.bad, self.guard.tripped, self._renewed = best, int(bad), bool(tripped), int(renewed)
+        self._shares = state["shares"].tolist()
+        if self._q is not None:
+            self._figures["query_loss"] = float(state["query_loss"])
+        self._events.clear()
+
+    def __repr__(self) -> str:
+        return f"InfluenceWeighting({self.solver!r}, normalise={self.normalise!r}, gain={self.gain:g}, refresh={self.refresh})"

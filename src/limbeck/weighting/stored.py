@@ -1,0 +1,76 @@
+"""Weights from a table, by sample identity."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from limbeck.core.errors import DataError
+from limbeck.weighting.weighting import Step, Weighting
+
+
+@final
+class Stored(Weighting):
+    """Fixed weights by sample identity; samples without one get 1.
+
+    Args:
+        index: [N] int64 identities.
+        weights: [N], finite and >= 0.
+
+    Raises:
+        DataError: A weight is negative, NaN or infinite, or an identity comes twice.
+    """
+
+    def __init__(self, index: Tensor, weights: Tensor) -> None:
+        if len(index) != len(weights) or not len(index):
+            raise DataError(f"Stored: needs one weight per identity, got {len(index)} identities and {len(weights)} weights.")
+        if not torch.isfinite(weights).all() or (weights < 0).any():
+            raise DataError("Stored: weights must be finite and 0 or above; look at the column for NaN and negative values.")
+        if len(torch.unique(index)) != len(index) or (index < 0).any():
+            raise DataError(
+                "Stored: every sample identity must be 0 or above and come once; average the weights of several seeds first."
+            )
+        self.table = torch.ones(int(index.max()) + 1, dtype=weights.dtype)
+        self.table[index] = weights
+
+    def __call__(self, step: Step) -> Tensor:
+        """The stored weights, [B]."""
+        known = step.batch.index < len(self.table)
+        found = self.table.to(step.losses)[step.batch.index.clamp(max=len(self.table) - 1)]
+        return torch.where(known, found, torch.ones_like(found))
+
+    def state(self) -> dict[str, Tensor]:
+        """The table."""
+        return {"table": self.table}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self.table = state["table"]
+
+    def __repr__(self) -> str:
+        return f"Stored({len(self.table)} rows)"
+
+
+def FromFile(path: str, column: str = "weight") -> Stored:
+    """Weights from a parquet file with the columns `index` and the one named, such as a run's samples.parquet.
+
+    Where the file has several rows for an identity (several seeds) their mean is taken.
+
+    Args:
+        path: The parquet file.
+        column: The column of weights.
+
+    Raises:
+        DataError: The file or a column is missing, or a weight is not usable.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"FromFile: there is no file {path}; give a parquet file with the columns index and {column}.")
+    schema = pq.read_schema(path)
+    missing = [name for name in ("index", column) if name not in schema.names]
+    if missing:
+        raise DataError(f"FromFile: {path} has no column {missing[0]!r}; it has {', '.join(schema.names)}.")
+    rows = pq.read_table(path, columns=["index", column]).group_by("index").aggregate([(column, "mean")])
+    return Stored(torch.tensor(rows["index"].to_pylist()), torch.tensor(rows[f"{column}_mean"].to_pylist(), dtype=torch.float32))
