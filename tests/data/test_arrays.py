@@ -78,7 +78,7 @@ def test_training_and_test_rows_may_be_kept_apart(save):
 def test_training_rows_alone_leave_the_test_split_to_be_cut(save):
     source = Arrays(save(train_inputs=random(30, 4), train_labels=LABELS))
     assert source.test_rows is None
-    assert split(source, seed=0, query=3).counts["test"] == 9
+    assert split(source, seed=0, query=3, validation=3).counts["test"] == 9
 
 
 def test_a_query_set_may_be_marked(save):
@@ -150,7 +150,7 @@ def test_wrong_arrays_are_refused(save, changes, message):
 
 def test_missing_keys_and_files_are_named(save, tmp_path):
     path = save(input=random(30, 4), labels=LABELS)
-    with pytest.raises(DataError, match="has no 'inputs', only input, labels; did you mean 'input'?"):
+    with pytest.raises(DataError, match=r"has no 'inputs', only input, labels; did you mean 'input'\?"):
         Arrays(path)
     with pytest.raises(DataError, match="has no 'test_labels'"):
         Arrays(save(train_inputs=random(30, 4), train_labels=LABELS, test_inputs=random(5, 4)))

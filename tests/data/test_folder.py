@@ -92,8 +92,8 @@ def test_folders_without_pictures_are_refused(animals):
         ImageFolder(str(animals))
     with pytest.raises(DataError, match="holds no folders of pictures; put each class into a folder of its own"):
         ImageFolder(str(animals / "ox"))
-    with pytest.raises(DataError, match="there is no folder '.*ock'; did you mean 'ox'|there is no folder"):
-        ImageFolder(str(animals / "ock"))
+    with pytest.raises(DataError, match=r"there is no folder '.*catt'; did you mean 'cat'\?"):
+        ImageFolder(str(animals / "catt"))
     with pytest.raises(DataError, match="is a file; name a folder"):
         ImageFolder(str(animals / "cat" / "notes.txt"))
     with pytest.raises(UsageError, match="size must be a whole number of at least 1, got 0"):

@@ -64,7 +64,7 @@ def test_one_split_and_rows_of_numbers_from_a_file(tmp_path):
 
 def test_what_cannot_be_loaded_is_said_in_one_sentence(tmp_path):
     texts(4).save_to_disk(tmp_path / "d")
-    with pytest.raises(DataError, match="split 'train' has no column 'lable', only text, label; did you mean 'label'?"):
+    with pytest.raises(DataError, match=r"split 'train' has no column 'lable', only text, label; did you mean 'label'\?"):
         HF(str(tmp_path / "d"), "lable")
     with pytest.raises(DataError, match=r"there is no file '.*x\.csv'"):
         HF(str(tmp_path / "x.csv"))

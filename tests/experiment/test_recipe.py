@@ -1,8 +1,11 @@
 """Recipes: found, read, changed, resolved and built; and each mistake in one sentence."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from limbeck.core.errors import DataError, UsageError
 from limbeck.core.objective import Objective
@@ -142,6 +145,11 @@ def test_missing_files_are_found_before_anything_is_made(tmp_path: Path) -> None
         ("a: !!python/object/apply:os.getcwd []\n", "can't be read as YAML"),
         ("a: 2020-13-45\n", "can't be read as YAML"),
         ("a: " + "[" * 5000, "can't be read as YAML"),
+        ('a: !!int ""\n', "can't be read as YAML"),
+        ("a: !!bool x\n", "can't be read as YAML"),
+        ("a: !!timestamp x\n", "can't be read as YAML"),
+        ("? [a]\n: 1\n", "can't be read as YAML"),
+        ("1: 2\n", "made of lines `key: value`"),
         ("sizes: 3\n", "sizes must be of the form"),
         ("sizes: {smoke: {epoch: 3}}\n", "no key 'epoch'; did you mean 'epochs'?"),
         ("\x00", "can't be read as YAML"),
@@ -153,6 +161,16 @@ def test_wrong_files_are_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError) as mistake:
         load(file)
     assert words in said(mistake)
+
+
+@settings(deadline=None)
+@given(
+    st.text(max_size=80)
+    | st.lists(st.sampled_from(["a", ":", " ", "\n", "- ", "[", "{", "!!int", "&x", "*x", "?", "'", "1e3", "|"])).map("".join)
+)
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(UsageError):
+        Recipe.of(recipe_text.mapping_of(text, "x"))
 
 
 def test_unknown_recipes_name_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +191,7 @@ def test_unknown_recipes_name_the_nearest(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("settings", "size", "words"),
+    ("changes", "size", "words"),
     [
         (["epochs"], None, "write key=value"),
         (["epoch=3"], None, "did you mean 'epochs'?"),
@@ -182,9 +200,9 @@ def test_unknown_recipes_name_the_nearest(tmp_path: Path, monkeypatch: pytest.Mo
         ([], "smok", "no size 'smok'; did you mean 'smoke'?"),
     ],
 )
-def test_wrong_changes_are_refused(settings: list[str], size: str | None, words: str) -> None:
+def test_wrong_changes_are_refused(changes: list[str], size: str | None, words: str) -> None:
     with pytest.raises(UsageError) as mistake:
-        load("digits", settings=settings, size=size)
+        load("digits", settings=changes, size=size)
     assert words in said(mistake)
 
 

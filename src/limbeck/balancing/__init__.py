@@ -1,0 +1,1 @@
+"""From the losses of the terms to factors on their coefficients."""

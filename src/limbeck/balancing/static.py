@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Balancer(Protocol):
-    """Losses of the terms [K], and their gradients' Gramian [K, K] where it is at hand -> factors [K] on the user's coefficients."""
+    """Losses of the terms [K] and, where at hand, their gradients' Gramian [K, K] -> factors [K] on the user's coefficients."""
 
     def __call__(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
         """The factors, [K], detached."""

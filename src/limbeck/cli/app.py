@@ -24,6 +24,11 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "doctor": doctor.doctor,
 }
 
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C; older versions raise Abort."""
+
+STOPPED = "stopped; a run goes on from its last checkpoint by `limbeck run --resume FOLDER`."
+
 app = typer.Typer(add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
@@ -59,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
         except UsageMistake as mistake:
             return say(_in_words(mistake), 2)
         except (KeyboardInterrupt, typer.Abort):
-            return say("stopped; a run goes on from its last checkpoint by `limbeck run --resume FOLDER`.", 1)
+            return say(STOPPED, 1)
         except BrokenPipeError:  # the reader of our output, such as `head`, has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
@@ -67,6 +72,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return say(_of_the_system(error), 1)
         except MemoryError:
             return say("the memory is full; set a smaller batch_size or smaller models.", 1)
+    if code == INTERRUPTED:
+        return say(STOPPED, 1)
     return code if isinstance(code, int) else 0
 
 

@@ -15,7 +15,6 @@ def score(
         Path | None, typer.Option(help="A .parquet file; RUN/scores.parquet if not given.", show_default=False)
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Write over a file that is there.")] = False,
-    allow_python: Annotated[bool, typer.Option("--allow-python", help="Let the recipe import your own code.")] = False,
 ) -> None:
     """Score every training sample's influence on the student.
 
@@ -36,7 +35,7 @@ def score(
         hint="`limbeck list solvers` shows all",
         elsewhere={row.name: catalogue.WORDS[row.kind] for row in catalogue.ROWS},
     )
-    score_run(folder, target, parse(solver, names, key="--solver").build(), allow_python=allow_python)
+    score_run(folder, target, parse(solver, names, key="--solver").build())
     typer.echo(f"scores: {target}")
 
 

@@ -1,0 +1,1 @@
+"""The contracts: batch, outputs, term, objective, errors. No method stands here."""

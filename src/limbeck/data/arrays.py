@@ -16,7 +16,7 @@ from limbeck.data.source import InMemory, Scaling, expression
 from limbeck.data.validity import check
 
 Found = dict[str, NDArray[np.generic]]
-_CHANNELS = (1, 3, 4)
+_CHANNELS = (1, 3)
 _PER_ROW = ("inputs", "labels", "true_labels", "mask", "is_query")
 
 
@@ -28,7 +28,7 @@ class Arrays(InMemory):
     and, for a fixed test split, `test_inputs`, `test_labels`. More may stand beside: `true_labels` (or `train_`, `test_`),
     `is_query` (0 and 1: the trusted query set), `class_names`, and for token ids `mask` and `vocabulary` (one number).
 
-    What the inputs are follows from their shape and type. uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with C of 1, 3 or 4 are
+    What the inputs are follows from their shape and type. uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with C of 1 or 3 are
     images: read as float32 [C, H, W], divided by 255 and normalised by each channel's mean and standard deviation over the rows
     outside the fixed test split. Float images [N, H, W], [N, C, H, W] or [N, H, W, C] and vectors [N, F] are taken as they are.
     Whole numbers [N, L] are token ids where `mask` or `vocabulary` stands beside them, else vectors.
@@ -80,7 +80,8 @@ def as_inputs(values: NDArray[np.generic] | Tensor, who: str) -> Tensor:
     elif array.ndim == 4 and array.shape[1] not in _CHANNELS and array.shape[3] in _CHANNELS:
         array = array.transpose(0, 3, 1, 2)
     is_bytes = array.ndim == 4 and array.dtype == np.uint8
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8 if is_bytes else np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and the check of the source names the row
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.uint8 if is_bytes else np.float32))
 
 
 def _tokens_or_floats(found: Found, path: str | Path, who: str) -> tuple[Tensor, int | None]:

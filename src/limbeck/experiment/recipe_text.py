@@ -14,6 +14,10 @@ SUFFIXES = (".yaml", ".yml")
 FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 
 
+BY_TAGS = (IndexError, KeyError, AttributeError)
+"""What PyYAML raises for a tag that its value belies, such as `!!int ""`."""
+
+
 class _Loader(yaml.SafeLoader):
     """Safe, reads 1e-3 as a number, and refuses what hides mistakes: a key given twice, anchors."""
 
@@ -46,10 +50,10 @@ def value_of(text: str, where: str) -> object:
     """
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, *BY_TAGS) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        why = getattr(error, "problem", None) or str(error).splitlines()[0]
+        why = getattr(error, "problem", None) or str(error).partition("\n")[0] or type(error).__name__
         raise UsageError(f"{where}{line}: can't be read as YAML ({why}).") from None
 
 

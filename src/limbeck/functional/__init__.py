@@ -1,0 +1,1 @@
+"""Pure tensor mathematics that more than one method needs."""

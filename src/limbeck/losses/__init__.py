@@ -1,0 +1,1 @@
+"""Terms: one value per sample. One method, one file."""

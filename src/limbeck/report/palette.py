@@ -9,12 +9,12 @@ LIGHT: Final = {
     "muted": "#59616a",
     "line": "#dcd8cf",
     "accent": "#1d5fa6",
-    "second": "#b3540b",
+    "second": "#ab4f09",
     "grey": "#848b92",
     "accent-soft": "rgba(29,95,166,0.17)",
-    "second-soft": "rgba(179,84,11,0.15)",
+    "second-soft": "rgba(171,79,9,0.15)",
     "accent-fill": "rgba(29,95,166,0.60)",
-    "second-fill": "rgba(179,84,11,0.60)",
+    "second-fill": "rgba(171,79,9,0.60)",
     "grey-soft": "rgba(132,139,146,0.16)",
 }
 DARK: Final = {

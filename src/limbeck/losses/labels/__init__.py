@@ -1,0 +1,1 @@
+"""Terms that compare the student with labels."""

@@ -1,0 +1,100 @@
+"""The arms of a run: the method under test and its rivals, all with the same budget, seeds and first weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from limbeck.core.errors import UsageError
+from limbeck.core.objective import Objective, as_objective
+from limbeck.experiment.recipe import Parts, Recipe
+from limbeck.losses.labels.ce import CE
+from limbeck.training.steps.offline import Offline
+from limbeck.training.steps.student import Student
+from limbeck.training.training import Update
+from limbeck.weighting.controls import Oracle, OwnLoss, Random, Shuffled
+from limbeck.weighting.influence import InfluenceWeighting
+from limbeck.weighting.uniform import Uniform
+from limbeck.weighting.weighting import Weighting
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the student.
+
+    Args:
+        name: As in result.json.
+        title: As people read it.
+        weighting: Makes fresh weights for one seed.
+        step: Makes a fresh step for one seed.
+        objective: Makes a fresh objective for one seed, so that no arm inherits what another one trained.
+        query_in_training: Whether it trains on the query set too.
+    """
+
+    name: str
+    title: str
+    weighting: Callable[[], Weighting]
+    step: Callable[[], Update]
+    objective: Callable[[], Objective]
+    query_in_training: bool = False
+
+
+TITLES = {
+    "no_kd": "No distillation (labels only)",
+    "uniform": "Plain KD (all weights 1)",
+    "query_in_training": "Plain KD + query set in training",
+    "random_weights": "KD, random weights",
+    "shuffled": "KD, shuffled influence weights",
+    "own_loss": "KD, weights from own loss",
+    "oracle": "KD, flipped labels dropped (oracle)",
+}
+
+
+def labels_only() -> Objective:
+    """Cross-entropy with the labels as given."""
+    return as_objective(CE())
+
+
+def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
+    """The rivals in the recipe's order, then the method itself.
+
+    Raises:
+        UsageError: The oracle is asked for, but nobody knows the true labels.
+    """
+    if "oracle" in recipe.compare and parts.data.truth is None:
+        raise UsageError("compare: 'oracle' needs the true labels, but the data has none; leave it out.")
+    main = cast("Callable[[], Weighting]", parts.weighting)
+
+    def objective() -> Objective:
+        return as_objective(cast("Objective", recipe.expressions()["objective"].build()))
+
+    weightings: dict[str, Callable[[], Weighting]] = {
+        "random_weights": Random,
+        "shuffled": lambda: Shuffled(main()),
+        "own_loss": OwnLoss,
+        "oracle": Oracle,
+    }
+    rivals = [
+        Arm(
+            name=name,
+            title=TITLES[name],
+            weighting=weightings.get(name, Uniform),
+            step=Student,
+            objective=labels_only if name == "no_kd" else objective,
+            query_in_training=name == "query_in_training",
+        )
+        for name in recipe.compare
+    ]
+    name, title = _named(parts)
+    step = cast("Callable[[], Update]", parts.step)
+    return [*rivals, Arm(name, title, main, step, objective, recipe.query_in_training)]
+
+
+def _named(parts: Parts) -> tuple[str, str]:
+    """What the method under test is called: KD-AIF where influence makes the weights, else by its weighting."""
+    weighting, step = parts.weighting(), parts.step()
+    if isinstance(step, Offline):
+        return "kd_aif", "KD-AIF (offline)"
+    suffix = "" if isinstance(step, Student) else f" ({step!r})"
+    if isinstance(weighting, InfluenceWeighting):
+        return "kd_aif", f"KD-AIF{suffix}"
+    return "main", f"KD, {weighting!r}{suffix}"

@@ -1,0 +1,163 @@
+"""What a training run leaves behind: rows of metrics, and each sample's weight and score over time."""
+
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.batch import Batch
+from limbeck.core.outputs import Outputs
+from limbeck.evaluation.figures import Figures, evaluate
+from limbeck.experiment.progress import Progress
+from limbeck.influence.gradients import modes_restored
+from limbeck.training.callback import Callback
+from limbeck.training.training import Record, Training
+
+ROWS = 1024
+
+
+def answers(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """A model's logits for many samples, in evaluation mode, without a graph, a thousand at a time."""
+    with modes_restored(model, training=False), torch.no_grad():
+        parts: list[Outputs] = [model(batch.take(slice(at, at + ROWS))) for at in range(0, len(batch), ROWS)]
+    return Outputs.concat(parts).logits
+
+
+def figures_of(model: torch.nn.Module, batch: Batch, teacher: Tensor | None = None) -> Figures:
+    """A model's figures on labelled samples, and its agreement with the teacher's logits on them."""
+    assert batch.targets is not None
+    return evaluate(answers(model, batch).cpu(), batch.targets.cpu(), None if teacher is None else teacher.cpu())
+
+
+@final
+class Logbook(Callback):
+    """One row of means over the training steps and one of the validation set for every epoch.
+
+    Args:
+        labels: What stands in every row: seed and arm.
+        steps_per_epoch: Of the loader.
+        validation: The validation set.
+        clean: bool by sample identity, true where the given label is right; None where nobody knows.
+    """
+
+    def __init__(self, labels: dict[str, object], steps_per_epoch: int, validation: Batch, clean: Tensor | None) -> None:
+        self.labels, self.per_epoch, self.validation, self.clean = labels, steps_per_epoch, validation, clean
+        self.rows: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self._losses: list[float] = []
+        self._terms: list[dict[str, float]] = []
+        self._figures: list[dict[str, float]] = []
+        self._weights: list[Tensor] = []
+        self._index: list[Tensor] = []
+
+    def after_step(self, training: Training, record: Record) -> None:
+        """Take note of the step."""
+        self._losses.append(record.loss)
+        self._terms.append(record.terms)
+        self._figures.append(record.figures)
+        self._weights.append(record.weights.detach().cpu())
+        self._index.append(record.batch.index.cpu())
+        self.events += [{**self.labels, "step": training.number, "what": what} for what in training.distiller.weighting.events()]
+
+    def after_epoch(self, training: Training) -> None:
+        """Write the epoch's two rows."""
+        place = {"step": training.number, "epoch": -(-training.number // self.per_epoch)}
+        names = self._terms[0]
+        train = {"loss": _mean(self._losses), "terms": {name: _mean([row[name] for row in self._terms]) for name in names}}
+        for name in sorted({name for row in self._figures for name in row}):
+            train[name] = [row[name] for row in self._figures if name in row][-1]
+        weights, index = torch.cat(self._weights), torch.cat(self._index)
+        train["weights"] = weight_figures(weights, None if self.clean is None else self.clean[index])
+        self.rows.append({**self.labels, "phase": "train", **place, **train})
+        found = figures_of(training.distiller.student, self.validation)
+        self.rows.append({**self.labels, "phase": "validation", **place, "loss": found.nll, **_plain(found)})
+        for part in (self._losses, self._terms, self._figures, self._weights, self._index):
+            part.clear()
+
+    def state(self) -> Any:
+        """Rows so far, and what the present epoch has collected."""
+        collected = (self._losses, self._terms, self._figures, self._weights, self._index)
+        return {"rows": self.rows, "events": self.events, "collected": [list(part) for part in collected]}
+
+    def load_state(self, state: Any) -> None:
+        """Take back what `state` gave."""
+        self.rows, self.events = state["rows"], state["events"]
+        self._losses, self._terms, self._figures, self._weights, self._index = state["collected"]
+
+
+def weight_figures(weights: Tensor, clean: Tensor | None) -> dict[str, float]:
+    """What the weights of many samples amount to; of flipped and clean ones apart where the truth is known."""
+    total = float(weights.sum())
+    figures = {
+        "mean": float(weights.mean()),
+        "std": float(weights.std(correction=0)),
+        "min": float(weights.min()),
+        "max": float(weights.max()),
+        "below_one": float((weights < 1).float().mean()),
+        "ess": total**2 / max(float(weights.square().sum()), 1e-30) / len(weights),
+    }
+    if clean is not None and clean.any() and not clean.all():
+        figures |= {"flipped": float(weights[~clean].mean()), "clean": float(weights[clean].mean())}
+    return figures
+
+
+@final
+class SampleTracker(Callback):
+    """Each sample's last weight and its mean weight over the run, by identity.
+
+    Args:
+        count: Number of identities, N.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.last = torch.ones(count)
+        self.total = torch.zeros(count, dtype=torch.float64)
+        self.seen = torch.zeros(count, dtype=torch.int64)
+
+    def after_step(self, training: Training, record: Record) -> None:
+        """Take note of the step's weights."""
+        index, weights = record.batch.index.cpu(), record.weights.detach().cpu()
+        self.last[index] = weights.to(self.last)
+        self.total[index] += weights.double()
+        self.seen[index] += 1
+
+    @property
+    def mean(self) -> Tensor:
+        """[N] mean weight; 1 for samples that were never drawn."""
+        return torch.where(self.seen > 0, self.total / self.seen.clamp(min=1), torch.ones_like(self.total)).float()
+
+    def state(self) -> Any:
+        """The three columns."""
+        return [self.last, self.total, self.seen]
+
+    def load_state(self, state: Any) -> None:
+        """Take back what `state` gave."""
+        self.last, self.total, self.seen = state
+
+
+@final
+class Advance(Callback):
+    """Tells a progress display of steps, some at a time.
+
+    Args:
+        progress: The display.
+        every: Steps between two tellings, >= 1.
+    """
+
+    def __init__(self, progress: Progress, every: int = 10) -> None:
+        self.progress, self.every = progress, every
+
+    def after_step(self, training: Training, record: Record) -> None:
+        """Tell."""
+        if training.number % self.every == 0:
+            self.progress.advance(self.every)
+        elif training.number == training.steps:
+            self.progress.advance(training.number % self.every)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _plain(figures: Figures) -> dict[str, float]:
+    return {"accuracy": figures.accuracy, "nll": figures.nll, "ece": figures.ece}

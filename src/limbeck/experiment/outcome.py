@@ -1,0 +1,266 @@
+"""From finished units to what a run says: result.json, samples.parquet, gallery.json, card.md. Reads units, trains nothing."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck import __version__
+from limbeck.align.taps import Tapped
+from limbeck.data.loader import Loader, whole
+from limbeck.data.source import Source
+from limbeck.evaluation.cost import flops, latency_ms, parameters
+from limbeck.evaluation.flips import flip_auc
+from limbeck.evaluation.verdict import judge
+from limbeck.experiment import folder as files
+from limbeck.experiment.arms import Arm
+from limbeck.experiment.logbook import answers
+from limbeck.experiment.recipe import Parts, Recipe
+from limbeck.experiment.unit import Seeded, Unit
+from limbeck.functional.divergences import log_softmax
+from limbeck.influence.scores import score
+from limbeck.influence.task import Distillation
+from limbeck.teachers.single import Single
+
+SHOWN = 24
+MARGIN = 0.005
+Columns = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Done:
+    """All finished units of one seed."""
+
+    data: Seeded
+    teacher: Unit
+    students: Mapping[str, Unit]
+
+
+def kept_seed(done: list[Done], main: str) -> int:
+    """The place of the seed whose student is kept: the best on validation, the first of equals. Test has no say."""
+    found = [float(one.students[main].figures["validation_accuracy"] or 0.0) for one in done]
+    return found.index(max(found))
+
+
+def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], table: Columns) -> dict[str, Any]:
+    """All figures, the verdict and its statistics; the same bytes for the same recipe on the same machine."""
+    main, first = arms[-1], done[0]
+    accuracy = {arm.name: [float(one.students[arm.name].figures["accuracy"] or 0.0) for one in done] for arm in arms}
+    verdict = judge(accuracy[main.name], {arm.name: accuracy[arm.name] for arm in arms[:-1]}, MARGIN, title=main.title)
+    comparisons = [
+        {
+            "against": name,
+            "metric": "accuracy",
+            "effect": one.effect,
+            "low": one.low,
+            "high": one.high,
+            "p": one.p,
+            "test": one.test,
+            "answer": one.answer,
+            "reason": one.reason,
+        }
+        for name, one in verdict.comparisons.items()
+    ]
+    flipped = [_flipped(one) for one in done]
+    events = [event for one in done for unit in one.students.values() for event in unit.events]
+    return {
+        "schema": files.SCHEMA,
+        "limbeck": __version__,
+        "name": recipe.name,
+        "status": "done",
+        "seeds": [one.data.seed for one in done],
+        "kept_seed": done[kept_seed(done, main.name)].data.seed,
+        "data": {
+            "name": parts.data.name,
+            "kind": parts.data.kind,
+            "classes": list(parts.data.classes),
+            "input_shape": list(parts.data.input_shape),
+            "counts": first.data.splits.counts,
+            "flipped_in_training": None if None in flipped else flipped,
+            "query_labels": "labels as given" if parts.data.truth is None else "true labels",
+        },
+        "models": {
+            "teacher": _cost(repr(parts.teacher), first.teacher, first.data),
+            "student": _cost(repr(parts.student), first.students[main.name], first.data),
+        },
+        "arms": {
+            "teacher": {"title": "Teacher", "per_seed": _per_seed([one.teacher for one in done])},
+            **{arm.name: {"title": arm.title, "per_seed": _per_seed([o.students[arm.name] for o in done])} for arm in arms},
+        },
+        "main": main.name,
+        "verdict": {
+            "answer": verdict.answer,
+            "sentence": verdict.sentence,
+            "against": {name: one.answer for name, one in verdict.comparisons.items()},
+            "comparisons": comparisons,
+            "margin": verdict.margin,
+        },
+        "weights": _weights(done, main, table),
+        "events": events,
+        "warnings": _warnings(recipe, parts, done, main, events),
+    }
+
+
+def samples(parts: Parts, main: Arm, done: list[Done]) -> Columns:
+    """One row for every (seed, training sample) of the main arm."""
+    pieces = [_samples_of(parts, main, one) for one in done]
+    return {name: [cell for piece in pieces for cell in piece[name]] for name in pieces[0]}
+
+
+def _samples_of(parts: Parts, main: Arm, one: Done) -> Columns:
+    source, data, unit = parts.data, one.data, one.students[main.name]
+    rows = torch.cat([data.splits.train, data.splits.query]).sort().values if main.query_in_training else data.splits.train
+    student, teacher = Tapped(unit.model), Tapped(one.teacher.model)
+    batch = whole(source, rows, data.labels)
+    theirs, ours = log_softmax(answers(teacher, batch)).exp(), log_softmax(answers(student, batch)).exp()
+    given = data.labels[rows].unsqueeze(1)
+    truth = [None] * len(rows) if source.truth is None else source.truth[rows].tolist()
+    query = torch.isin(rows, data.splits.query).tolist()
+    return {
+        "seed": [data.seed] * len(rows),
+        "index": rows.tolist(),
+        "split": ["query" if found else "train" for found in query],
+        "label": given[:, 0].tolist(),
+        "true_label": truth,
+        "teacher_label": theirs.argmax(1).tolist(),
+        "student_label": ours.argmax(1).tolist(),
+        "teacher_prob": theirs.gather(1, given)[:, 0].tolist(),
+        "student_prob": ours.gather(1, given)[:, 0].tolist(),
+        "score": _scores(parts, main, one, rows).tolist(),
+        "weight": unit.samples["last"][rows].tolist(),
+        "mean_weight": unit.samples["mean"][rows].tolist(),
+    }
+
+
+def _scores(parts: Parts, main: Arm, one: Done, rows: Tensor) -> Tensor:
+    """Phi of the main arm's training samples on its finished student."""
+    loader = Loader(parts.data, rows, batch_size=512, seed=0, labels=one.data.labels, shuffle=False, drop_last=False)
+    objective = main.objective()
+    teacher = Single(one.teacher.model) if "teacher" in objective.needs else None
+    student = Tapped(one.students[main.name].model, objective.student_taps)
+    return score(student, Distillation(objective, teacher), list(loader.epoch(0)), [one.data.queries], seed=one.data.seed).phi
+
+
+def gallery(source: Source, table: Columns) -> dict[str, Any]:
+    """How the samples look that the report shows: the most harmful and the most helpful, by mean score over the seeds."""
+    totals: dict[int, list[float]] = {}
+    for index, value in zip(table["index"], table["score"], strict=True):
+        totals.setdefault(index, []).append(value)
+    order = sorted(totals, key=lambda index: -sum(totals[index]) / len(totals[index]))
+    # The report ranks by its own rule (mean over seeds); twice the number shown leaves it room.
+    wanted = dict.fromkeys([*order[: 2 * SHOWN], *order[-2 * SHOWN :]])
+    return {"schema": files.SCHEMA, "samples": [_shown(source, index) for index in wanted]}
+
+
+def _shown(source: Source, index: int) -> dict[str, Any]:
+    shown = source.show(index)
+    content: dict[str, Any] = {
+        "image": {"png_base64": base64.b64encode(shown.png).decode()},
+        "text": {"text": shown.text},
+        "row": {"row": dict(shown.row)},
+    }[shown.kind]
+    return {"index": index, "kind": shown.kind, **content}
+
+
+def timings(done: list[Done], arms: list[Arm]) -> dict[str, Any]:
+    """Wall-clock figures, kept apart from result.json so that that file can be the same twice."""
+    first, main = done[0], arms[-1].name
+    one = first.data.test
+    models = {"teacher": first.teacher.model, "student": first.students[main].model}
+    latency = {
+        name: {f"batch_{size}": latency_ms(Tapped(model), one, size=size, repeats=15) for size in (1, 64)}
+        for name, model in models.items()
+    }
+    units = {"teacher": [one.teacher for one in done], **{arm.name: [o.students[arm.name] for o in done] for arm in arms}}
+    seconds = {name: [unit.seconds for unit in found] for name, found in units.items()}
+    return {"schema": files.SCHEMA, "seconds": seconds, "latency_ms": latency}
+
+
+def card(recipe: Recipe, found: Mapping[str, Any]) -> str:
+    """The model card of the kept student, in Markdown."""
+    main = found["arms"][found["main"]]
+    place = found["seeds"].index(found["kept_seed"])
+    figures = {name: values[place] for name, values in main["per_seed"].items() if values[place] is not None}
+    lines = [
+        f"# {recipe.student}, distilled from {recipe.teacher}",
+        "",
+        found["verdict"]["sentence"],
+        "",
+        f"- Data: {found['data']['name']}, {found['data']['counts']['train']} training samples, classes "
+        + ", ".join(found["data"]["classes"][:20]),
+        f"- Method: {main['title']}, objective `{recipe.objective}`, seed {found['kept_seed']} of {found['seeds']}",
+        f"- Parameters: {found['models']['student']['parameters']:,}; the teacher has {found['models']['teacher']['parameters']:,}",
+        *[f"- {name.replace('_', ' ')} on the test split: {value:.4f}" for name, value in figures.items() if "valid" not in name],
+        "",
+        "The weights are `student.safetensors`: build the student as the recipe names it and load them with `load_state_dict`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cost(name: str, unit: Unit, data: Seeded) -> dict[str, Any]:
+    return {"name": name, "parameters": parameters(unit.model), "flops": flops(Tapped(unit.model), data.test.take(slice(0, 8)))}
+
+
+def _per_seed(units: list[Unit]) -> dict[str, list[float | None]]:
+    """Each figure over the seeds."""
+    table: dict[str, list[float | None]] = {name: [unit.figures.get(name) for unit in units] for name in units[0].figures}
+    if any(unit.teacher_after is not None for unit in units):
+        table["teacher_accuracy_after"] = [unit.teacher_after for unit in units]
+    return table
+
+
+def _flipped(one: Done) -> int | None:
+    return None if one.data.clean is None else int((~one.data.clean[one.data.splits.train]).sum())
+
+
+def _weights(done: list[Done], main: Arm, table: Columns) -> dict[str, Any]:
+    """What the main arm's weights and scores amount to, by seed."""
+    last = [[row["weights"] for row in one.students[main.name].rows if row["phase"] == "train"][-1] for one in done]
+    ends = [[row for row in one.students[main.name].rows if row["phase"] == "train"][-1] for one in done]
+    figures: dict[str, Any] = {
+        "effective_sample_size": [row["ess"] for row in last],
+        "saturated": [row.get("saturated") for row in ends],
+        "flipped_auc": None,
+        "mean_weight_flipped": None,
+        "mean_weight_clean": None,
+    }
+    if any(one.data.clean is None for one in done):
+        return figures
+    seeds, index = torch.tensor(table["seed"]), torch.tensor(table["index"])
+    scores, weights = torch.tensor(table["score"]), torch.tensor(table["mean_weight"])
+    rows = [(seeds == one.data.seed, ~_known(one)) for one in done]
+    if not all(bool(flipped.any()) for _, flipped in rows):
+        return figures
+    figures["flipped_auc"] = [flip_auc(scores[own], flipped[index[own]]) for own, flipped in rows]
+    figures["mean_weight_flipped"] = [float(weights[own][flipped[index[own]]].mean()) for own, flipped in rows]
+    figures["mean_weight_clean"] = [float(weights[own][~flipped[index[own]]].mean()) for own, flipped in rows]
+    return figures
+
+
+def _known(one: Done) -> Tensor:
+    assert one.data.clean is not None
+    return one.data.clean
+
+
+def _warnings(recipe: Recipe, parts: Parts, done: list[Done], main: Arm, events: list[dict[str, Any]]) -> list[str]:
+    """What a reader should know before believing the figures."""
+    said = []
+    teacher = sum(float(one.teacher.figures["accuracy"] or 0) for one in done) / len(done)
+    student = sum(float(one.students[main.name].figures["accuracy"] or 0) for one in done) / len(done)
+    if teacher < student:
+        said.append(
+            f"The teacher ({teacher:.1%}) is worse than its student ({student:.1%}) on the test split: look at the teacher first."
+        )
+    if parts.data.truth is None and main.weighting().needs_queries:
+        said.append("The query set has the labels as given: influence is only as good as they are; give a trusted query set.")
+    size = done[0].data.splits.counts["query"]
+    if main.weighting().needs_queries and size < 100:
+        said.append(f"The query set has {size} samples; 200 or more give steadier weights.")
+    if recipe.seeds == 1:
+        said.append("One seed cannot tell an effect from chance; take at least 3.")
+    if any(event["arm"] == main.name for event in events):
+        said.append("The weighting had something to say while it ran: see the events.")
+    return said

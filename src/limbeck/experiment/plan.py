@@ -1,0 +1,113 @@
+"""What a run would do and about what it would cost. Trains nothing, writes nothing."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from limbeck.align.taps import Tapped
+from limbeck.data.loader import Loader
+from limbeck.evaluation.cost import flops, parameters
+from limbeck.experiment.arms import Arm
+from limbeck.experiment.progress import Silent
+from limbeck.experiment.recipe import Parts, Recipe
+from limbeck.experiment.unit import Seeded, Worker
+from limbeck.teachers.single import Single
+
+TEACHER_SHARE, INFLUENCE_SHARE = 1.0, 1.0
+"""Time of the weighted arm over a plain arm's step, beyond the plain step: a rough figure, see benchmarks/step.py."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Lines to print, and the estimates in them.
+
+    Args:
+        lines: What the run would do, line by line.
+        seconds: Estimated time of the whole run, in seconds.
+        memory_bytes: Estimated memory of one step beyond the data.
+    """
+
+    lines: tuple[str, ...]
+    seconds: float
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
+    """Look at data, shapes, sizes and the time of a step; forward and backward passes are timed on nets that are thrown away."""
+    worker_steps = _steps(recipe, parts, data)
+    teacher, student = parts.teacher.build(data.spec), parts.student.build(data.spec)
+    objective = arms[-1].objective()
+    guide, learner = Single(teacher), Tapped(student, objective.student_taps)
+    batch = next(iter(Loader(parts.data, data.splits.train, batch_size=recipe.batch_size, seed=0, labels=data.labels).epoch(0)))
+    from limbeck.distiller import Distiller
+
+    distiller = Distiller(student, guide, objective)
+    distiller.check(batch)
+    step_s, activations = _measure(distiller, batch)
+    teacher_steps, student_steps = worker_steps
+    weighted = sum(arm.weighting().needs_queries for arm in arms)
+    seconds = recipe.seeds * step_s * (teacher_steps + student_steps * (len(arms) + INFLUENCE_SHARE * weighted))
+    sizes = [4 * parameters(teacher), 4 * parameters(student)]
+    memory = sizes[0] + 5 * sizes[1] + activations  # student: weights, gradient, momentum, q and a lookahead or factors
+    counts = ", ".join(f"{count} {name}" for name, count in data.splits.counts.items())
+    flipped = "" if data.clean is None else f", {int((~data.clean[data.splits.train]).sum())} training labels are wrong"
+    with torch.no_grad():
+        shape = list(learner.eval()(batch).logits.shape)
+    lines = (
+        f"recipe     {recipe.name}: nothing is trained and nothing written",
+        f"data       {parts.data.name}: {counts}{flipped}",
+        f"shapes     a batch is {list(batch.inputs.shape)}, logits are {shape}",
+        f"teacher    {parts.teacher!r}: {parameters(teacher):,} parameters, {flops(Tapped(teacher), batch):,} FLOPs a sample",
+        f"student    {parts.student!r}: {parameters(student):,} parameters, {flops(Tapped(student), batch):,} FLOPs a sample",
+        f"objective  {objective!r}",
+        f"weighting  {recipe.weighting}, step {recipe.step}",
+        f"arms       {', '.join(arm.title for arm in arms)}",
+        f"steps      {recipe.seeds} seeds x ({teacher_steps} for the teacher + {len(arms)} x {student_steps} for the students)",
+        f"memory     about {memory / 2**20:.0f} MB a step beside the data",
+        f"time       about {_spoken(seconds)} ({1000 * step_s:.1f} ms a plain step here and now)",
+    )
+    return Plan(lines, seconds, memory)
+
+
+def _steps(recipe: Recipe, parts: Parts, data: Seeded) -> tuple[int, int]:
+    from pathlib import Path
+
+    from limbeck.engine.local import LocalEngine
+
+    worker = Worker(recipe, parts, LocalEngine(), Path(), Silent())
+    return (0 if parts.teacher_weights else worker.steps(data, teacher=True)), worker.steps(data)
+
+
+def _measure(distiller: torch.nn.Module, batch: object) -> tuple[float, int]:
+    """Median seconds of a forward and backward pass with the teacher's, and bytes that autograd keeps for it."""
+    kept: dict[int, int] = {}
+
+    def pack(part: Tensor) -> Tensor:
+        kept[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
+        return part
+
+    seconds = []
+    for number in range(8):
+        began = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda part: part):
+            total = distiller(batch).total
+        torch.autograd.backward(total)
+        if number >= 3:
+            seconds.append(time.perf_counter() - began)
+        distiller.zero_grad(set_to_none=True)
+        if number < 7:
+            kept.clear()
+    return statistics.median(seconds), sum(kept.values())
+
+
+def _spoken(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,230 @@
+"""One unit of a run: one net trained on one seed, from its data to its figures. Finished units are kept, so that a run resumes."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from limbeck.align.taps import Tapped
+from limbeck.core.batch import Batch
+from limbeck.core.errors import UsageError
+from limbeck.data.loader import Loader, whole
+from limbeck.data.splits import Splits, split
+from limbeck.distiller import Distiller
+from limbeck.engine.engine import Engine
+from limbeck.experiment import folder as files
+from limbeck.experiment.arms import Arm, labels_only
+from limbeck.experiment.logbook import Advance, Logbook, SampleTracker, answers, figures_of
+from limbeck.experiment.progress import Progress
+from limbeck.experiment.recipe import Parts, Recipe
+from limbeck.models.spec import Architecture, DataSpec
+from limbeck.teachers.single import Single
+from limbeck.training.checkpoint import Keeper
+from limbeck.training.fit import fit
+from limbeck.training.steps.student import Student
+
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """All that the arms of one seed share.
+
+    Args:
+        seed: The seed.
+        splits: Rows of the source.
+        labels: int64 [N] what is trained on: the labels as given, with the true ones on the query rows.
+        queries: The query set with trusted labels.
+        validation: What choices are made on.
+        test: What figures are taken on, once.
+        clean: bool [N], true where the trained label is right; None where nobody knows.
+        spec: What nets must know of the data.
+    """
+
+    seed: int
+    splits: Splits
+    labels: Tensor
+    queries: Batch
+    validation: Batch
+    test: Batch
+    clean: Tensor | None
+    spec: DataSpec
+
+
+def seeded(recipe: Recipe, parts: Parts, seed: int) -> Seeded:
+    """Cut the data for one seed. Query, validation and test carry true labels where they are known."""
+    source = parts.data
+    splits = split(source, seed=seed, query=recipe.query, validation=recipe.validation, test=recipe.test, test_seed=recipe.seed)
+    trusted = source.labels if source.truth is None else source.truth
+    labels = source.labels.clone()
+    labels[splits.query] = trusted[splits.query]
+    return Seeded(
+        seed=seed,
+        splits=splits,
+        labels=labels,
+        queries=whole(source, splits.query, trusted),
+        validation=whole(source, splits.validation, trusted),
+        test=whole(source, splits.test, trusted),
+        clean=None if source.truth is None else labels == source.truth,
+        spec=DataSpec(source.kind, tuple(source.input_shape), len(source.classes), source.vocabulary),
+    )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a finished unit left behind.
+
+    Args:
+        model: The trained net.
+        figures: On the test split.
+        rows: For metrics.jsonl.
+        events: For result.json.
+        seconds: How long it took.
+        samples: Last and mean weight by identity, [N] each.
+        teacher_after: Test accuracy of the teacher after a step that updates it.
+    """
+
+    model: nn.Module
+    figures: dict[str, float | None]
+    rows: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    seconds: float
+    samples: dict[str, Tensor]
+    teacher_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Trains units into a run's folder.
+
+    Args:
+        recipe: Settings.
+        parts: What they name, made.
+        engine: The machine.
+        home: Folder of finished and unfinished units.
+        progress: Told of every step.
+    """
+
+    recipe: Recipe
+    parts: Parts
+    engine: Engine
+    home: Path
+    progress: Progress
+
+    def steps(self, data: Seeded, *, teacher: bool = False) -> int:
+        """Optimiser steps of every student, or of the teacher: the same for all arms, whatever rows they train on."""
+        epochs = self.recipe.teacher_epochs if teacher else self.recipe.epochs
+        rows = len(data.splits.train) + (len(data.splits.query) if self.recipe.query_in_training and not teacher else 0)
+        return epochs * max(rows // self.recipe.batch_size, 1)
+
+    def teacher(self, data: Seeded) -> Unit:
+        """The teacher: trained on the labels as given, or read from the file that the recipe names."""
+        if self.parts.teacher_weights is not None:
+            return self._read_teacher(data)
+        arm = Arm(TEACHER, "Teacher", lambda: Distiller(nn.Identity(), None, labels_only()).weighting, Student, labels_only)
+        return self._unit(arm, data, self.parts.teacher, None, salt=0)
+
+    def student(self, arm: Arm, data: Seeded, teacher: nn.Module) -> Unit:
+        """One arm's student; all arms of a seed begin with the same weights and see samples in the same order."""
+        return self._unit(arm, data, self.parts.student, teacher, salt=1)
+
+    def _read_teacher(self, data: Seeded) -> Unit:
+        path = self.parts.teacher_weights
+        assert path is not None
+        model = self.parts.teacher.build(data.spec)
+        try:
+            model.load_state_dict(load_file(path))
+        except Exception as error:
+            raise UsageError(
+                f"teacher_weights: {path} does not fit {self.parts.teacher!r} ({str(error).splitlines()[0]})."
+            ) from error
+        found = figures_of(Tapped(model), data.test)
+        return Unit(model, asdict(found), [], [], 0.0, {})
+
+    def _unit(self, arm: Arm, data: Seeded, architecture: Architecture, teacher: nn.Module | None, *, salt: int) -> Unit:
+        """Train, or take from the folder what an earlier start of the same run has finished."""
+        name = f"seed{data.seed}-{arm.name}"
+        steps = self.steps(data, teacher=arm.name == TEACHER)
+        self.progress.unit(f"seed {data.seed} · {arm.title}", steps)
+        torch.manual_seed(data.seed * 2 + salt)
+        model = architecture.build(data.spec)
+        if (self.home / f"{name}.json").exists():
+            self.progress.advance(steps)
+            return self._finished(name, model)
+        unit = self._train(arm, data, model, teacher, steps, Keeper(self.home / f"{name}.pt", self.recipe.checkpoint_every))
+        if self.engine.rank == 0:
+            self._keep(name, unit)
+        return unit
+
+    def _train(self, arm: Arm, data: Seeded, model: nn.Module, teacher: nn.Module | None, steps: int, keeper: Keeper) -> Unit:
+        recipe, spec = self.recipe, self.parts.optimizer if arm.name != TEACHER else self.parts.teacher_optimizer
+        step, began = arm.step(), time.perf_counter()
+        guide = None if teacher is None else Single(_copy(teacher), trained=step.trains_teacher)
+        distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting())
+        rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
+        loader = Loader(
+            self.parts.data,
+            rows,
+            batch_size=recipe.batch_size,
+            seed=data.seed,
+            labels=data.labels,
+            transform=self.parts.transform,
+        )
+        log = Logbook({"seed": data.seed, "arm": arm.name}, len(loader), data.validation.to(self.engine.device), data.clean)
+        tracker = SampleTracker(len(self.parts.data))
+        schedule = self.parts.schedule
+        fit(
+            distiller,
+            loader,
+            spec.build([*model.parameters(), *distiller.objective.parameters()]),
+            steps=steps,
+            queries=data.queries,
+            step=step,
+            engine=self.engine,
+            rate=lambda done, total: schedule.factor(done / len(loader), total / len(loader)),
+            clip=recipe.clip,
+            accumulate=recipe.accumulate,
+            seed=data.seed,
+            clean=data.clean,
+            callbacks=[log, tracker, Advance(self.progress)],
+            keeper=keeper,
+        )
+        test = data.test.to(self.engine.device)
+        seen = None if guide is None else answers(guide, test)
+        found = figures_of(distiller.student, test, seen)
+        after = None
+        if guide is not None and step.trains_teacher:
+            after = figures_of(guide, test).accuracy
+        validation = figures_of(distiller.student, log.validation).accuracy
+        samples = {"last": tracker.last, "mean": tracker.mean}
+        figures = {**asdict(found), "validation_accuracy": validation}
+        return Unit(model.cpu(), figures, log.rows, log.events, time.perf_counter() - began, samples, after)
+
+    def _keep(self, name: str, unit: Unit) -> None:
+        """Write the unit; its JSON file comes last and says that all is there."""
+        files.write_model(self.home / f"{name}.safetensors", unit.model)
+        if unit.samples:
+            files.write_table(self.home / f"{name}.parquet", {key: part.tolist() for key, part in unit.samples.items()})
+        plain = {"figures": unit.figures, "rows": unit.rows, "events": unit.events, "seconds": unit.seconds}
+        files.write_json(self.home / f"{name}.json", {**plain, "teacher_after": unit.teacher_after})
+        (self.home / f"{name}.pt").unlink(missing_ok=True)
+
+    def _finished(self, name: str, model: nn.Module) -> Unit:
+        import pyarrow.parquet as pq
+
+        kept: dict[str, Any] = files.read_json(self.home / f"{name}.json")
+        model.load_state_dict(load_file(self.home / f"{name}.safetensors"))
+        table = pq.read_table(self.home / f"{name}.parquet")
+        samples = {key: torch.tensor(table[key].to_pylist()) for key in table.column_names}
+        return Unit(model, kept["figures"], kept["rows"], kept["events"], kept["seconds"], samples, kept["teacher_after"])
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A teacher of one's own: a step may train it, and Single freezes it."""
+    from copy import deepcopy
+
+    return deepcopy(model)
