@@ -1,3 +1,223 @@
-"""Knowledge distillation with influence weights."""
+"""The public names and nothing else. Each is imported when it is first used, so that `import limbeck` does not load torch."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0.dev0"
+
+_PLACES: Mapping[str, str] = {
+    # what flows through a run
+    "Batch": "limbeck.core.batch:Batch",
+    "Outputs": "limbeck.core.outputs:Outputs",
+    "Views": "limbeck.core.outputs:Views",
+    "Term": "limbeck.core.term:Term",
+    "Objective": "limbeck.core.objective:Objective",
+    "errors": "limbeck.core.errors",
+    # terms
+    "CE": "limbeck.losses.labels.ce:CE",
+    "KD": "limbeck.losses.logits.kd:KD",
+    # data
+    "InMemory": "limbeck.data.source:InMemory",
+    "Source": "limbeck.data.source:Source",
+    "Digits": "limbeck.data.digits:Digits",
+    "Arrays": "limbeck.data.arrays:Arrays",
+    "Table": "limbeck.data.table:Table",
+    "ImageFolder": "limbeck.data.folder:ImageFolder",
+    "HF": "limbeck.data.hub:HF",
+    "CIFAR10": "limbeck.data.torchvision_sets:CIFAR10",
+    "CIFAR100": "limbeck.data.torchvision_sets:CIFAR100",
+    "SVHN": "limbeck.data.torchvision_sets:SVHN",
+    "Words": "limbeck.data.words:Words",
+    "Splits": "limbeck.data.splits:Splits",
+    "split": "limbeck.data.splits:split",
+    "Loader": "limbeck.data.loader:Loader",
+    "whole": "limbeck.data.loader:whole",
+    "CropFlip": "limbeck.transforms.crop_flip:CropFlip",
+    # models
+    "Architecture": "limbeck.models.spec:Architecture",
+    "DataSpec": "limbeck.models.spec:DataSpec",
+    "MLP": "limbeck.models.mlp:MLP",
+    "Transformer": "limbeck.models.transformer:Transformer",
+    "ResNet8x4": "limbeck.models.resnet:ResNet8x4",
+    "ResNet20": "limbeck.models.resnet:ResNet20",
+    "ResNet32": "limbeck.models.resnet:ResNet32",
+    "ResNet32x4": "limbeck.models.resnet:ResNet32x4",
+    "ResNet56": "limbeck.models.resnet:ResNet56",
+    "ResNet110": "limbeck.models.resnet:ResNet110",
+    "WRN": "limbeck.models.wrn:WRN",
+    "VGG8": "limbeck.models.vgg:VGG8",
+    "VGG13": "limbeck.models.vgg:VGG13",
+    "MobileNetV2": "limbeck.models.mobilenet:MobileNetV2",
+    "ShuffleNetV1": "limbeck.models.shufflenet_v1:ShuffleNetV1",
+    "ShuffleNetV2": "limbeck.models.shufflenet_v2:ShuffleNetV2",
+    "Timm": "limbeck.models.from_timm:Timm",
+    "Torchvision": "limbeck.models.from_torchvision:Torchvision",
+    "Tapped": "limbeck.align.taps:Tapped",
+    "Teacher": "limbeck.teachers.teacher:Teacher",
+    "Single": "limbeck.teachers.single:Single",
+    # weights
+    "Weighting": "limbeck.weighting.weighting:Weighting",
+    "InfluenceWeighting": "limbeck.weighting.influence:InfluenceWeighting",
+    "Uniform": "limbeck.weighting.uniform:Uniform",
+    "Oracle": "limbeck.weighting.controls:Oracle",
+    "OwnLoss": "limbeck.weighting.controls:OwnLoss",
+    "Random": "limbeck.weighting.controls:Random",
+    "Shuffled": "limbeck.weighting.controls:Shuffled",
+    "FromFile": "limbeck.weighting.stored:FromFile",
+    "effective_sample_size": "limbeck.weighting.squash:effective_sample_size",
+    "mean_one": "limbeck.weighting.squash:mean_one",
+    "normalise": "limbeck.weighting.squash:normalise",
+    "squash": "limbeck.weighting.squash:squash",
+    # influence
+    "Distillation": "limbeck.influence.task:Distillation",
+    "Supervised": "limbeck.influence.task:Supervised",
+    "Task": "limbeck.influence.task:Task",
+    "Scores": "limbeck.influence.scores:Scores",
+    "score": "limbeck.influence.scores:score",
+    "Solver": "limbeck.influence.curvature.solver:Solver",
+    "Identity": "limbeck.influence.curvature.identity:Identity",
+    "Diagonal": "limbeck.influence.curvature.diagonal:Diagonal",
+    "ConjugateGradient": "limbeck.influence.curvature.conjugate_gradient:ConjugateGradient",
+    "KFAC": "limbeck.influence.curvature.kfac:KFAC",
+    "EKFAC": "limbeck.influence.curvature.ekfac:EKFAC",
+    "Exact": "limbeck.influence.curvature.exact:Exact",
+    # training
+    "Distiller": "limbeck.distiller:Distiller",
+    "LocalEngine": "limbeck.engine.local:LocalEngine",
+    "AccelerateEngine": "limbeck.engine.accelerate:AccelerateEngine",
+    "fit": "limbeck.training.fit:fit",
+    "Callback": "limbeck.training.callback:Callback",
+    "Keeper": "limbeck.training.checkpoint:Keeper",
+    "Student": "limbeck.training.steps.student:Student",
+    "TeacherOnly": "limbeck.training.steps.teacher_only:TeacherOnly",
+    "Simultaneous": "limbeck.training.steps.simultaneous:Simultaneous",
+    "Sequential": "limbeck.training.steps.sequential:Sequential",
+    "Offline": "limbeck.training.steps.offline:Offline",
+    # figures, verdict and whole runs
+    "accuracy": "limbeck.evaluation.accuracy:accuracy",
+    "nll": "limbeck.evaluation.accuracy:nll",
+    "calibration_error": "limbeck.evaluation.calibration:calibration_error",
+    "agreement": "limbeck.evaluation.fidelity:agreement",
+    "flip_auc": "limbeck.evaluation.flips:flip_auc",
+    "compare": "limbeck.evaluation.verdict:compare",
+    "judge": "limbeck.evaluation.verdict:judge",
+    "Recipe": "limbeck.experiment.recipe:Recipe",
+    "load_recipe": "limbeck.experiment.recipe:load",
+    "run": "limbeck.experiment.run:run",
+}
+"""Public name -> "module:attribute", or the module itself."""
+
+if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds the two together
+    from limbeck.align.taps import Tapped as Tapped
+    from limbeck.core import errors as errors
+    from limbeck.core.batch import Batch as Batch
+    from limbeck.core.objective import Objective as Objective
+    from limbeck.core.outputs import Outputs as Outputs
+    from limbeck.core.outputs import Views as Views
+    from limbeck.core.term import Term as Term
+    from limbeck.data.arrays import Arrays as Arrays
+    from limbeck.data.digits import Digits as Digits
+    from limbeck.data.folder import ImageFolder as ImageFolder
+    from limbeck.data.hub import HF as HF
+    from limbeck.data.loader import Loader as Loader
+    from limbeck.data.loader import whole as whole
+    from limbeck.data.source import InMemory as InMemory
+    from limbeck.data.source import Source as Source
+    from limbeck.data.splits import Splits as Splits
+    from limbeck.data.splits import split as split
+    from limbeck.data.table import Table as Table
+    from limbeck.data.torchvision_sets import CIFAR10 as CIFAR10
+    from limbeck.data.torchvision_sets import CIFAR100 as CIFAR100
+    from limbeck.data.torchvision_sets import SVHN as SVHN
+    from limbeck.data.words import Words as Words
+    from limbeck.distiller import Distiller as Distiller
+    from limbeck.engine.accelerate import AccelerateEngine as AccelerateEngine
+    from limbeck.engine.local import LocalEngine as LocalEngine
+    from limbeck.evaluation.accuracy import accuracy as accuracy
+    from limbeck.evaluation.accuracy import nll as nll
+    from limbeck.evaluation.calibration import calibration_error as calibration_error
+    from limbeck.evaluation.fidelity import agreement as agreement
+    from limbeck.evaluation.flips import flip_auc as flip_auc
+    from limbeck.evaluation.verdict import compare as compare
+    from limbeck.evaluation.verdict import judge as judge
+    from limbeck.experiment.recipe import Recipe as Recipe
+    from limbeck.experiment.recipe import load as _load
+    from limbeck.experiment.run import run as run
+    from limbeck.influence.curvature.conjugate_gradient import ConjugateGradient as ConjugateGradient
+    from limbeck.influence.curvature.diagonal import Diagonal as Diagonal
+    from limbeck.influence.curvature.ekfac import EKFAC as EKFAC
+    from limbeck.influence.curvature.exact import Exact as Exact
+    from limbeck.influence.curvature.identity import Identity as Identity
+    from limbeck.influence.curvature.kfac import KFAC as KFAC
+    from limbeck.influence.curvature.solver import Solver as Solver
+    from limbeck.influence.scores import Scores as Scores
+    from limbeck.influence.scores import score as score
+    from limbeck.influence.task import Distillation as Distillation
+    from limbeck.influence.task import Supervised as Supervised
+    from limbeck.influence.task import Task as Task
+    from limbeck.losses.labels.ce import CE as CE
+    from limbeck.losses.logits.kd import KD as KD
+    from limbeck.models.from_timm import Timm as Timm
+    from limbeck.models.from_torchvision import Torchvision as Torchvision
+    from limbeck.models.mlp import MLP as MLP
+    from limbeck.models.mobilenet import MobileNetV2 as MobileNetV2
+    from limbeck.models.resnet import ResNet8x4 as ResNet8x4
+    from limbeck.models.resnet import ResNet20 as ResNet20
+    from limbeck.models.resnet import ResNet32 as ResNet32
+    from limbeck.models.resnet import ResNet32x4 as ResNet32x4
+    from limbeck.models.resnet import ResNet56 as ResNet56
+    from limbeck.models.resnet import ResNet110 as ResNet110
+    from limbeck.models.shufflenet_v1 import ShuffleNetV1 as ShuffleNetV1
+    from limbeck.models.shufflenet_v2 import ShuffleNetV2 as ShuffleNetV2
+    from limbeck.models.spec import Architecture as Architecture
+    from limbeck.models.spec import DataSpec as DataSpec
+    from limbeck.models.transformer import Transformer as Transformer
+    from limbeck.models.vgg import VGG8 as VGG8
+    from limbeck.models.vgg import VGG13 as VGG13
+    from limbeck.models.wrn import WRN as WRN
+    from limbeck.teachers.single import Single as Single
+    from limbeck.teachers.teacher import Teacher as Teacher
+    from limbeck.training.callback import Callback as Callback
+    from limbeck.training.checkpoint import Keeper as Keeper
+    from limbeck.training.fit import fit as fit
+    from limbeck.training.steps.offline import Offline as Offline
+    from limbeck.training.steps.sequential import Sequential as Sequential
+    from limbeck.training.steps.simultaneous import Simultaneous as Simultaneous
+    from limbeck.training.steps.student import Student as Student
+    from limbeck.training.steps.teacher_only import TeacherOnly as TeacherOnly
+    from limbeck.transforms.crop_flip import CropFlip as CropFlip
+    from limbeck.weighting.controls import Oracle as Oracle
+    from limbeck.weighting.controls import OwnLoss as OwnLoss
+    from limbeck.weighting.controls import Random as Random
+    from limbeck.weighting.controls import Shuffled as Shuffled
+    from limbeck.weighting.influence import InfluenceWeighting as InfluenceWeighting
+    from limbeck.weighting.squash import effective_sample_size as effective_sample_size
+    from limbeck.weighting.squash import mean_one as mean_one
+    from limbeck.weighting.squash import normalise as normalise
+    from limbeck.weighting.squash import squash as squash
+    from limbeck.weighting.stored import FromFile as FromFile
+    from limbeck.weighting.uniform import Uniform as Uniform
+    from limbeck.weighting.weighting import Weighting as Weighting
+
+    load_recipe = _load
+else:  # hidden from type checkers, which would take any name for a public one
+    __all__ = [*_PLACES]
+
+    def __getattr__(name: str) -> object:
+        """The public name, imported on first use (PEP 562).
+
+        Raises:
+            AttributeError: There is no such name.
+        """
+        if name not in _PLACES:
+            raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+        module, _, attribute = _PLACES[name].partition(":")
+        found = import_module(module)
+        globals()[name] = getattr(found, attribute) if attribute else found
+        return globals()[name]
+
+
+def __dir__() -> list[str]:
+    """The public names, imported yet or not."""
+    return sorted([*_PLACES, "__version__", "__doc__"])

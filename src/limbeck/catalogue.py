@@ -268,6 +268,7 @@ ROWS: tuple[Row, ...] = (
         f"{RESNET}; {CRD}",
         "images",
     ),
+    Row("ResNet8", "models", "limbeck.models.resnet:ResNet8", "CIFAR ResNet, 8 layers", f"{RESNET}; {CRD}", "images"),
     Row("ResNet20", "models", "limbeck.models.resnet:ResNet20", "CIFAR ResNet, 20 layers", f"{RESNET}; {CRD}", "images"),
     Row("ResNet32", "models", "limbeck.models.resnet:ResNet32", "CIFAR ResNet, 32 layers", f"{RESNET}; {CRD}", "images"),
     Row(

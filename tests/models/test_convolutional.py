@@ -9,7 +9,7 @@ from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.models.mobilenet import MobileNetV2
-from limbeck.models.resnet import ResNet8x4, ResNet20, ResNet32, ResNet32x4, ResNet56, ResNet110
+from limbeck.models.resnet import ResNet8, ResNet8x4, ResNet20, ResNet32, ResNet32x4, ResNet56, ResNet110
 from limbeck.models.shufflenet_v1 import ShuffleNetV1
 from limbeck.models.shufflenet_v2 import ShuffleNetV2
 from limbeck.models.spec import Architecture, DataSpec
@@ -22,6 +22,7 @@ TINY = DataSpec("image", (1, 8, 8), 5)
 # Millions of parameters for CIFAR-100 in the benchmark papers' tables (RepDistiller, mdistiller); and the exact count, worked
 # out from the layers' sizes.
 COUNTS = [
+    (ResNet8(), 0.08, 83_892),
     (ResNet20(), 0.28, 278_324),
     (ResNet32(), 0.47, 472_756),
     (ResNet56(), 0.86, 861_620),

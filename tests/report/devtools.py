@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,24 @@ class Browser:
 _LOADED = "document.readyState === 'complete'"
 
 
+_START = """
+import fcntl, os, sys
+reads, writes = (fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3])
+os.dup2(reads, 3)
+os.dup2(writes, 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+"""Chromium reads its commands from file descriptor 3 and answers on 4."""
+
+
 @contextmanager
 def browser(program: str, profile: Path):
     """A browser with one blank page; it ends with the block."""
     reads, to = os.pipe()
     back, writes = os.pipe()
     command = [program, *(f"--{flag}" for flag in FLAGS), f"--user-data-dir={profile}"]
-    # Chromium reads its commands from file descriptor 3 and answers on 4.
-    shell = ["/bin/sh", "-c", f'exec "$@" 3<&{reads} 4>&{writes}', "sh", *command]
-    process = subprocess.Popen(shell, pass_fds=(reads, writes), stderr=subprocess.DEVNULL)
+    start = [sys.executable, "-c", _START, str(reads), str(writes), *command]
+    process = subprocess.Popen(start, pass_fds=(reads, writes), stderr=subprocess.DEVNULL)
     os.close(reads)
     os.close(writes)
     try:

@@ -96,6 +96,14 @@ class CifarResNet(Architecture):
 
 @final
 @dataclass(frozen=True, repr=False)
+class ResNet8(CifarResNet):
+    """ResNet-8: 0.08 million parameters for 100 classes, small enough to try things on a CPU. See `CifarResNet`."""
+
+    blocks = 1
+
+
+@final
+@dataclass(frozen=True, repr=False)
 class ResNet20(CifarResNet):
     """ResNet-20: 0.28 million parameters for 100 classes. See `CifarResNet`."""
 

@@ -8,6 +8,7 @@ from typing import Any, final
 from limbeck.report import figures
 from limbeck.report.charts import Figure, Table
 from limbeck.report.gallery import Gallery, gallery
+from limbeck.report.learning import learning
 from limbeck.report.reading import Run
 from limbeck.report.schema import Answer, Arm, Comparison, Model
 from limbeck.report.statistics import interval, known, mean
@@ -95,7 +96,7 @@ def page(run: Run) -> Page:
     """The page's content."""
     result, verdict = run.result, run.result.verdict
     drawn_weights = [figures.weights(run.samples) if run.samples else None, figures.weights_over_time(run)]
-    drawn_learning = [figures.learning(run, "accuracy"), figures.learning(run, "loss")]
+    drawn_learning = [learning(run, "accuracy"), learning(run, "loss")]
     return Page(
         name=result.name,
         status=result.status,

@@ -86,7 +86,6 @@ def fit(
         keeper.resume(training, step, callbacks)
     while training.number < steps:
         for batch in loader.epoch(training.number // len(loader), start=training.number % len(loader)):
-            training.student.train()
             record = step(training, engine.shard(batch))
             training.number += 1
             ended = training.number % len(loader) == 0 or training.number == steps

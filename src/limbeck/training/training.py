@@ -1,5 +1,6 @@
 """What a step works on: the parts of a training run that the loop hands around."""
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -79,19 +80,9 @@ class Training:
         return self.base_rates[0] * self.rate(self.number, self.steps)
 
     def apply(self) -> None:
-        """Clip, step, forget the gradients.
-
-        Raises:
-            RunError: A gradient is NaN or infinite.
-        """
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not torch.isfinite(norm):
-            raise RunError(
-                f"training: the gradient became {float(norm)} at step {self.number}; use a smaller learning rate, or clip."
-            )
+        """Clip, step, forget the gradients."""
         if self.clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+            nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], self.clip)
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * self.rate(self.number, self.steps)
         self.optimizer.step()
@@ -200,6 +191,9 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         training: The run.
         batch: This process's samples.
         weights: [B] to use; None asks the distiller's weighting.
+
+    Raises:
+        RunError: The loss became NaN or infinite.
     """
     distiller, engine = training.distiller, training.engine
     parts = parts_of(training, batch)
@@ -221,6 +215,8 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         total += float(loss.total.detach()) * share
         values.append(loss.values.detach())
     assert weights is not None
+    if not math.isfinite(total):
+        raise RunError(f"training: the loss became {total} at step {training.number}; use a smaller learning rate, or clip.")
     means = torch.cat(values, 1).float().mean(1).tolist()
     terms = dict(zip(distiller.objective.names, means, strict=True))
     return Record(batch, total, terms, weights, distiller.weighting.last_scores(), distiller.weighting.figures()), parts

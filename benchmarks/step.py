@@ -1,0 +1,180 @@
+"""Time and peak memory of a KD-AIF step over the plain distillation step of the same pair, interleaved, in one process.
+
+    python benchmarks/step.py [--pairs mlp encoder resnet8x4 mobilenet] [--batch 64] [--repeats 15] [--threads 1] [--memory]
+
+`exact` is a step with exact scores and weights and a q that is already there; `amortised` adds what EK-FAC costs at the default
+schedule (q every 20 steps, moments every 50, eigenbasis every 200), measured and divided by its period. Ratios are medians of
+paired ratios, with their quartiles. `--memory` runs each kind of step in a process of its own and compares peak resident memory.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from limbeck.core.batch import Batch
+from limbeck.distiller import Distiller
+from limbeck.engine.local import LocalEngine
+from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.influence.curvature.solver import Problem
+from limbeck.influence.gradients import mean_gradient
+from limbeck.losses.labels.ce import CE
+from limbeck.losses.logits.kd import KD
+from limbeck.models.mlp import MLP
+from limbeck.models.mobilenet import MobileNetV2
+from limbeck.models.resnet import ResNet8x4, ResNet20, ResNet32x4, ResNet56
+from limbeck.models.spec import Architecture, DataSpec
+from limbeck.models.transformer import Transformer
+from limbeck.teachers.single import Single
+from limbeck.training.steps.student import Student
+from limbeck.training.training import Training
+from limbeck.weighting.influence import InfluenceWeighting
+from limbeck.weighting.uniform import Uniform
+from limbeck.weighting.weighting import Setting
+
+IMAGES = DataSpec("image", (3, 32, 32), 100, None)
+TOKENS = DataSpec("tokens", (64,), 10, 1000)
+PAIRS: dict[str, tuple[Architecture, Architecture, DataSpec]] = {
+    "mlp": (MLP(width=128, depth=1), MLP(width=32, depth=1), DataSpec("image", (1, 8, 8), 10, None)),
+    "encoder": (Transformer(width=256, depth=4, heads=4), Transformer(width=128, depth=3, heads=4), TOKENS),
+    "resnet8x4": (ResNet32x4(), ResNet8x4(), IMAGES),
+    "resnet20": (ResNet56(), ResNet20(), IMAGES),
+    "mobilenet": (ResNet32x4(), MobileNetV2(), IMAGES),
+}
+
+
+@dataclass
+class Pair:
+    """A teacher, a student and a batch, with the two kinds of step."""
+
+    plain: Callable[[], object]
+    weighted: Callable[[], object]
+    query: Callable[[], object]
+    moments: Callable[[], object]
+    basis: Callable[[], object]
+
+
+def batch_of(spec: DataSpec, count: int) -> Batch:
+    """Random samples: time does not depend on what they show."""
+    generator = torch.Generator().manual_seed(0)
+    if spec.kind == "tokens":
+        inputs = torch.randint(0, spec.vocabulary or 2, (count, *spec.input_shape), generator=generator)
+    else:
+        inputs = torch.randn(count, *spec.input_shape, generator=generator)
+    return Batch(inputs, torch.randint(0, spec.classes, (count,), generator=generator), torch.arange(count))
+
+
+def training_of(name: str, weighting: InfluenceWeighting | Uniform, count: int) -> tuple[Training, Batch]:
+    """A run of the pair that stands before its first step."""
+    teacher, student, spec = PAIRS[name]
+    torch.manual_seed(0)
+    distiller = Distiller(student.build(spec), Single(teacher.build(spec)), KD(T=4) * 0.5 + CE() * 0.5, weighting=weighting)
+    optimizer = torch.optim.SGD(distiller.student.parameters(), lr=0.01, momentum=0.9)
+    engine = LocalEngine()
+    queries = batch_of(spec, 200)
+    training = Training(distiller, distiller.student, optimizer, engine, lambda *_: 1.0, steps=10**6, queries=queries)
+    weighting.bind(
+        Setting(distiller.student, distiller.task(), queries, lambda n, _: batch_of(spec, min(n, 512)), classes=spec.classes)
+    )
+    distiller.student.train()
+    return training, batch_of(spec, count)
+
+
+def pair_of(name: str, count: int) -> Pair:
+    """The steps of a pair; the weighted one has its q already."""
+    plain, batch = training_of(name, Uniform(), count)
+    aif, _ = training_of(name, InfluenceWeighting(refresh=10**6), count)
+    step = Student()
+    step(aif, batch)
+    student, task = aif.distiller.student, aif.distiller.task()
+    problem = Problem(student, task, [batch_of(PAIRS[name][2], 512)], torch.Generator().manual_seed(0))
+    solver = EKFAC()
+    solver.update(problem)
+    assert aif.queries is not None
+    queries = [aif.queries]
+    return Pair(
+        plain=lambda: step(plain, batch),
+        weighted=lambda: step(aif, batch),
+        query=lambda: solver.solve(mean_gradient(student, task.query_loss, queries)[0], problem),
+        moments=lambda: solver.update(problem, 60),
+        basis=lambda: solver.update(problem),
+    )
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """Process time of one call: what other work on the machine hardly touches."""
+    began = time.process_time()
+    act()
+    return time.process_time() - began
+
+
+def measure(name: str, count: int, repeats: int) -> str:
+    """One row of the table."""
+    pair = pair_of(name, count)
+    for _ in range(2):
+        pair.plain(), pair.weighted()
+    ratios, plain = [], []
+    for _ in range(repeats):
+        before, own, after = seconds(pair.plain), seconds(pair.weighted), seconds(pair.plain)
+        ratios.append(2 * own / (before + after))
+        plain.append((before + after) / 2)
+    base = statistics.median(plain)
+    extra = [statistics.median(seconds(act) for _ in range(3)) / base for act in (pair.query, pair.moments, pair.basis)]
+    low, exact, high = statistics.quantiles(ratios, n=4)
+    amortised = exact + extra[0] / 20 + extra[1] / 50 + extra[2] / 200
+    return f"| {name} | {1000 * base:.1f} | {exact:.2f} ({low:.2f}-{high:.2f}) | {amortised:.2f} | " + " | ".join(
+        f"{part:.1f}" for part in extra
+    )
+
+
+def peak(name: str, kind: str, count: int) -> int:
+    """Peak resident memory of a process that takes three steps of one kind, in bytes."""
+    command = [sys.executable, __file__, "--peak-of", name, kind, "--batch", str(count)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def show_peak(name: str, kind: str, count: int) -> None:
+    """Print this process's growth over its state before the first step."""
+    if kind == "plain":
+        training, batch = training_of(name, Uniform(), count)
+    else:
+        training, batch = training_of(name, InfluenceWeighting(refresh=10**6), count)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        Student()(training, batch)
+    print(max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, 1) * 1024)
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=list(PAIRS))
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--peak-of", nargs=2, metavar=("PAIR", "KIND"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak_of:
+        show_peak(*options.peak_of, options.batch)
+        return
+    print(f"torch {torch.__version__}, {options.threads} thread(s), batch {options.batch}, teacher live; process time.\n")
+    print("| pair | plain step, ms | exact / plain (quartiles) | amortised / plain | q | moments | basis, in plain steps |")
+    print("|---|---|---|---|---|---|---|")
+    for name in options.pairs:
+        print(measure(name, options.batch, options.repeats) + " |", flush=True)
+    if options.memory:
+        print("\n| pair | peak memory, first EK-FAC refresh included, weighted / plain |\n|---|---|")
+        for name in options.pairs:
+            print(f"| {name} | {peak(name, 'weighted', options.batch) / peak(name, 'plain', options.batch):.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
