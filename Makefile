@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# One thread a process: tests run in two processes, and small tensors gain nothing from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint format type docs bench clean
@@ -11,7 +13,10 @@ help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one by: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@echo "Installing into $(VENV); the first time this takes some minutes."
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $@
@@ -22,10 +27,10 @@ demo: $(READY) ## Distil on handwritten digits with flipped labels and write a r
 	$(BIN)/limbeck run digits --out runs/demo --replace
 
 test: $(READY) ## Run the fast tests (under 2 minutes)
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
 test-all: $(READY) ## Run every test: slow ones and those that open a browser too
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 lint: $(READY) ## Check the style
 	$(BIN)/ruff check .
@@ -44,5 +49,5 @@ docs: $(READY) ## Render METHODS.md from the catalogue
 bench: $(READY) ## Measure the step's time and memory against plain distillation
 	$(BIN)/python benchmarks/step.py
 
-clean: ## Remove the environment and all that was made
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
+clean: ## Remove the environment, the demo's run and all caches; other runs stay
+	rm -rf $(VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

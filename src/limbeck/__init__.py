@@ -39,6 +39,7 @@ _PLACES: Mapping[str, str] = {
     "DataSpec": "limbeck.models.spec:DataSpec",
     "MLP": "limbeck.models.mlp:MLP",
     "Transformer": "limbeck.models.transformer:Transformer",
+    "ResNet8": "limbeck.models.resnet:ResNet8",
     "ResNet8x4": "limbeck.models.resnet:ResNet8x4",
     "ResNet20": "limbeck.models.resnet:ResNet20",
     "ResNet32": "limbeck.models.resnet:ResNet32",
@@ -162,6 +163,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.models.from_torchvision import Torchvision as Torchvision
     from limbeck.models.mlp import MLP as MLP
     from limbeck.models.mobilenet import MobileNetV2 as MobileNetV2
+    from limbeck.models.resnet import ResNet8 as ResNet8
     from limbeck.models.resnet import ResNet8x4 as ResNet8x4
     from limbeck.models.resnet import ResNet20 as ResNet20
     from limbeck.models.resnet import ResNet32 as ResNet32

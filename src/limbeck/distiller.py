@@ -13,6 +13,7 @@ from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term
+from limbeck.influence.gradients import modes_restored
 from limbeck.influence.task import Distillation
 from limbeck.teachers.teacher import Teacher
 from limbeck.weighting.uniform import Uniform
@@ -106,13 +107,8 @@ class Distiller(nn.Module):
         Raises:
             ShapeError: Student and teacher do not answer for the same classes, or labels lie outside them.
         """
-        mode = self.student.training
-        self.student.eval()
-        try:
-            with torch.no_grad():
-                student, teacher = self.student(batch).logits, self.teach(batch)
-        finally:
-            self.student.train(mode)
+        with modes_restored(self.student, training=False), torch.no_grad():
+            student, teacher = self.student(batch).logits, self.teach(batch)
         classes = student.shape[-1]
         if teacher is not None and teacher.logits.shape[-1] != classes:
             raise ShapeError(

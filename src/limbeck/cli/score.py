@@ -1,11 +1,15 @@
 """`limbeck score`: how much each training sample helped or harmed the trained student."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from limbeck.core.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from limbeck.influence.curvature.solver import Solver
 
 
 def score(
@@ -15,6 +19,8 @@ def score(
         Path | None, typer.Option(help="A .parquet file; RUN/scores.parquet if not given.", show_default=False)
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Write over a file that is there.")] = False,
+    allow_python: Annotated[bool, typer.Option("--allow-python", help="Let the recipe import your own code.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Score every training sample's influence on the student.
 
@@ -26,6 +32,7 @@ def score(
     """  # noqa: D301
     target = _target(folder, out, replace=replace)
     from limbeck import catalogue
+    from limbeck.cli.progress import progress_for
     from limbeck.experiment.expressions import Names, parse
     from limbeck.experiment.scoring import score_run
 
@@ -35,7 +42,9 @@ def score(
         hint="`limbeck list solvers` shows all",
         elsewhere={row.name: catalogue.WORDS[row.kind] for row in catalogue.ROWS},
     )
-    score_run(folder, target, parse(solver, names, key="--solver").build())
+    inverse = cast("Solver", parse(solver, names, key="--solver").build())
+    with progress_for(sys.stderr, quiet=quiet) as progress:
+        score_run(folder, target, inverse, allow_python=allow_python, progress=progress)
     typer.echo(f"scores: {target}")
 
 

@@ -145,24 +145,25 @@ def _scores(parts: Parts, main: Arm, one: Done, rows: Tensor) -> Tensor:
 
 
 def gallery(source: Source, table: Columns) -> dict[str, Any]:
-    """How the samples look that the report shows: the most harmful and the most helpful, by mean score over the seeds."""
-    totals: dict[int, list[float]] = {}
-    for index, value in zip(table["index"], table["score"], strict=True):
-        totals.setdefault(index, []).append(value)
-    order = sorted(totals, key=lambda index: -sum(totals[index]) / len(totals[index]))
-    # The report ranks by its own rule (mean over seeds); twice the number shown leaves it room.
+    """How the samples look that the report shows: the most harmful and the most helpful, by mean score over the seeds, as the report ranks them."""
+    seeds, scores = torch.tensor(table["seed"]), torch.tensor(table["score"])
+    for seed in torch.unique(seeds):  # scores have another scale in every seed
+        own = scores[seeds == seed]
+        scores[seeds == seed] = own / own.square().mean().sqrt().clamp(min=1e-30)
+    found: dict[int, list[float]] = {}
+    for index, value in zip(table["index"], scores.tolist(), strict=True):
+        found.setdefault(index, []).append(value)
+    order = sorted(found, key=lambda index: -sum(found[index]) / len(found[index]))
+    # Twice the number that is shown: a sample at the edge may fall out where a seed has no row of it.
     wanted = dict.fromkeys([*order[: 2 * SHOWN], *order[-2 * SHOWN :]])
     return {"schema": files.SCHEMA, "samples": [_shown(source, index) for index in wanted]}
 
 
 def _shown(source: Source, index: int) -> dict[str, Any]:
     shown = source.show(index)
-    content: dict[str, Any] = {
-        "image": {"png_base64": base64.b64encode(shown.png).decode()},
-        "text": {"text": shown.text},
-        "row": {"row": dict(shown.row)},
-    }[shown.kind]
-    return {"index": index, "kind": shown.kind, **content}
+    if shown.kind == "image":
+        return {"index": index, "kind": "image", "png_base64": base64.b64encode(shown.png).decode()}
+    return {"index": index, "kind": shown.kind, shown.kind: shown.text if shown.kind == "text" else dict(shown.row)}
 
 
 def timings(done: list[Done], arms: list[Arm]) -> dict[str, Any]:
@@ -170,13 +171,12 @@ def timings(done: list[Done], arms: list[Arm]) -> dict[str, Any]:
     first, main = done[0], arms[-1].name
     one = first.data.test
     models = {"teacher": first.teacher.model, "student": first.students[main].model}
-    latency = {
-        name: {f"batch_{size}": latency_ms(Tapped(model), one, size=size, repeats=15) for size in (1, 64)}
-        for name, model in models.items()
+    waits = {
+        size: {name: latency_ms(Tapped(model), one, size=size, repeats=15) for name, model in models.items()} for size in (1, 64)
     }
     units = {"teacher": [one.teacher for one in done], **{arm.name: [o.students[arm.name] for o in done] for arm in arms}}
     seconds = {name: [unit.seconds for unit in found] for name, found in units.items()}
-    return {"schema": files.SCHEMA, "seconds": seconds, "latency_ms": latency}
+    return {"schema": files.SCHEMA, "seconds": seconds, "latency_ms": waits[1], "latency_ms_of_64": waits[64]}
 
 
 def card(recipe: Recipe, found: Mapping[str, Any]) -> str:

@@ -27,20 +27,18 @@ def score_run(
 
     Args:
         folder: A finished run.
-        out: The parquet file to write.
+        out: The parquet file to write; one that is there is replaced.
         solver: The inverse; EKFAC() where none is named.
         allow_python: Let the recipe import the user's own code.
         progress: Told of samples as steps.
 
     Raises:
-        UsageError: The folder is no finished run, or the output is there already.
+        UsageError: The folder is no finished run.
         RunError: The folder is damaged.
     """
     progress = progress or Silent()
     if not (folder / files.RESULT).is_file():
         raise UsageError(f"score: {folder} holds no finished run; give the folder that `limbeck run` wrote.")
-    if out.exists():
-        raise UsageError(f"score: {out} is there already; give another file by --out.")
     content = files.read_json(folder / files.RESULT)
     recipe = load(folder / files.RECIPE, allow_python=allow_python)
     torch.set_num_threads(recipe.threads)

@@ -5,8 +5,10 @@ tangent (forward-mode differentiation), exact for any model, also where train-mo
 there g_i is the gradient of sample i's loss within its batch, the quantity whose weighted sum the training step uses.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal
 
 import torch
@@ -125,14 +127,14 @@ def inner_products(
 
 def _forward_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch, q: Vector, coupled: bool) -> Tensor:
     """One forward pass with a tangent along q; the loss forwards too, or backwards once to the model's outputs."""
+    forward_rules()
     with torch.no_grad(), fwAD.dual_level(), sdpa_kernel(SDPBackend.MATH):
         answer = at(model, _dual(where, q))(batch)
         if coupled:
             return _tangent(loss(lambda _: answer, batch))
         parts = (answer.logits, *answer.features.values())
-        values = [fwAD.unpack_dual(part).primal.clone() for part in parts]
         tangents = [_tangent(part) for part in parts]
-    leaves = [value.requires_grad_() for value in values]
+    leaves = [part.detach().clone().requires_grad_() for part in parts]  # outside the level nothing carries a tangent
     plain = Outputs(leaves[0], dict(zip(answer.features, leaves[1:], strict=True)))
     with torch.enable_grad():
         slopes = torch.autograd.grad(loss(lambda _: plain, batch).sum(), leaves, allow_unused=True)
@@ -140,14 +142,28 @@ def _forward_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch,
     return torch.stack(products).sum(0)
 
 
+@cache
+def forward_rules() -> None:
+    """Have torch load its rules for forward derivatives, which warns of torch's own deprecated parts, once and out of sight."""
+    with warnings.catch_warnings(), fwAD.dual_level():
+        warnings.simplefilter("ignore", FutureWarning)
+        _carry(torch.zeros(1), torch.zeros(1))
+
+
 def _dual(where: Vector, q: Vector) -> Vector:
     """Parameters that carry q as their tangent."""
-    return {name: fwAD.make_dual(part, q[name].to(part.dtype)) for name, part in where.items()}
+    return {name: _carry(part, q[name].to(part.dtype)) for name, part in where.items()}
+
+
+def _carry(value: Tensor, tangent: Tensor) -> Tensor:
+    """The value with a tangent; torch leaves these two functions untyped."""
+    dual: Tensor = fwAD.make_dual(value, tangent)  # type: ignore[no-untyped-call]
+    return dual
 
 
 def _tangent(value: Tensor) -> Tensor:
     """The tangent that a value carries; zeros where it carries none."""
-    pair = fwAD.unpack_dual(value)
+    pair = fwAD.unpack_dual(value)  # type: ignore[no-untyped-call]
     return torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent.clone()
 
 
@@ -198,5 +214,6 @@ def per_sample_gradients_slow(model: nn.Module, loss: Loss, batch: Batch) -> Ten
 def logit_tangents(model: nn.Module, parameters: Vector, batch: Batch, direction: Vector, *, rng: Tensor | None = None) -> Tensor:
     """J_i direction for every sample: how the logits move when the parameters move, in the shape of the logits."""
     where = {name: part.detach() for name, part in parameters.items()}
+    forward_rules()
     with torch.no_grad(), statistics_untouched(model), random_state(rng), fwAD.dual_level(), sdpa_kernel(SDPBackend.MATH):
         return _tangent(at(model, _dual(where, direction))(batch).logits)

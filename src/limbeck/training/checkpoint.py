@@ -3,7 +3,9 @@
 import io
 import os
 import time
+import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise RunError(f"could not write {path}: {error.strerror or error}; nothing half-written was left behind.") from error
 
 
@@ -55,11 +58,15 @@ def load(path: Path) -> dict[str, Any]:
         RunError: The file is damaged, or of another version.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch itself does not look at the check sums
+        state: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise RunError(
             f"the checkpoint {path} is damaged ({type(error).__name__}); delete it to begin that part anew."
         ) from error
+    if broken is not None or not isinstance(state, dict):
+        raise RunError(f"the checkpoint {path} is damaged (wrong content); delete it to begin that part anew.")
     if state.get("version") != VERSION:
         raise RunError(
             f"the checkpoint {path} is of version {state.get('version')}, this program reads {VERSION}; begin the run anew."
@@ -93,11 +100,17 @@ class Keeper:
         """Bring back what was saved last; False where nothing was.
 
         Raises:
-            RunError: The checkpoint is damaged or of another version.
+            RunError: The checkpoint is damaged, of another version or of another run.
         """
         if not self.path.exists():
             return False
-        restore(load(self.path), training, step, callbacks)
+        state = load(self.path)
+        try:
+            restore(state, training, step, callbacks)
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise RunError(
+                f"the checkpoint {self.path} does not fit this run ({str(error).splitlines()[0]}); delete it to begin anew."
+            ) from error
         return True
 
 
@@ -105,6 +118,7 @@ def snapshot(training: Training, step: Update, callbacks: Sequence[Callback]) ->
     """All state that decides how the run goes on, as tensors and plain values."""
     distiller = training.distiller
     return {
+        "made_of": _made_of(training, step),
         "number": training.number,
         "student": distiller.student.state_dict(),
         "objective": distiller.objective.state_dict(),
@@ -118,8 +132,14 @@ def snapshot(training: Training, step: Update, callbacks: Sequence[Callback]) ->
 
 
 def restore(state: dict[str, Any], training: Training, step: Update, callbacks: Sequence[Callback]) -> None:
-    """Take back what `snapshot` gave."""
+    """Take back what `snapshot` gave.
+
+    Raises:
+        ValueError: It is the state of a run that trained other parts.
+    """
     distiller = training.distiller
+    if state["made_of"] != _made_of(training, step):
+        raise ValueError(f"it is one of {', '.join(state['made_of'])}, not of {', '.join(_made_of(training, step))}")
     training.number = state["number"]
     distiller.student.load_state_dict(state["student"])
     distiller.objective.load_state_dict(state["objective"])
@@ -131,6 +151,11 @@ def restore(state: dict[str, Any], training: Training, step: Update, callbacks: 
     for callback, own in zip(callbacks, state["callbacks"], strict=True):
         callback.load_state(own)
     _set_random_state(state["random"])
+
+
+def _made_of(training: Training, step: Update) -> list[str]:
+    """What must be the same for a state to be taken back."""
+    return [type(part).__name__ for part in (step, training.distiller.weighting, training.optimizer)]
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def fit(
     Raises:
         UsageError: An argument is out of its range.
         ShapeError: Student, teacher and labels do not fit together.
-        RunError: A gradient became NaN or infinite, or a checkpoint is damaged.
+        RunError: The loss or a parameter became NaN or infinite, or a checkpoint is damaged.
     """
     step, engine = step or Student(), engine or LocalEngine()
     steps = whole(epochs, "fit: epochs") * len(loader) if steps is None else whole(steps, "fit: steps")
@@ -97,6 +97,7 @@ def fit(
                 keeper.keep(training, step, callbacks, epoch_ended=ended)
             if training.number == steps:
                 break
+    training.finite()
     return training
 
 

@@ -141,7 +141,8 @@ def feedback(training: Training, part: Part, teacher: Tensor, weights: Tensor, p
     values = training.distiller.objective.per_sample(views)
     (slope,) = torch.autograd.grad(values.sum(), s, create_graph=True)
     per_sample = (slope * u).flatten(1).sum(1)
-    return (weights * per_sample).sum() * (-training.learning_rate / count)
+    total: Tensor = (weights * per_sample).sum() * (-training.learning_rate / count)
+    return total
 
 
 def _query_gradient(training: Training, ahead: Vector) -> Vector:
@@ -153,7 +154,8 @@ def _query_gradient(training: Training, ahead: Vector) -> Vector:
     if training.queries is None:
         raise UsageError("teacher update: feedback needs a query set, but the run has none; pass queries=... to fit.")
     distiller = training.distiller
-    return mean_gradient(distiller.student, distiller.task().query_loss, [training.queries], ahead)[0]
+    with random_state(torch.get_rng_state()):  # the next step's dropout masks stay as they are
+        return mean_gradient(distiller.student, distiller.task().query_loss, [training.queries], ahead)[0]
 
 
 def _average(training: Training, teacher: Single) -> None:

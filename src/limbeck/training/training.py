@@ -88,6 +88,17 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def finite(self) -> None:
+        """See that the last steps left numbers behind: a step notices only what the steps before it have done.
+
+        Raises:
+            RunError: A parameter is NaN or infinite.
+        """
+        if not all(bool(torch.isfinite(part).all()) for part in self.distiller.parameters()):
+            raise RunError(
+                f"training: a parameter became NaN or infinite at step {self.number}; use a smaller learning rate, or clip."
+            )
+
 
 class Update(Protocol):
     """One training step: from a batch to updated parameters."""
@@ -123,10 +134,13 @@ def parts_of(training: Training, batch: Batch) -> list[Part]:
     for piece in pieces:
         with training.engine.autocast():
             teacher = training.distiller.teach(piece)
-        found.append(Part(piece, teacher, torch.get_rng_state()))
-        if len(pieces) > 1:
-            torch.rand(1)  # moves the generator on, so that parts do not share their dropout masks
+        found.append(Part(piece, teacher, torch.get_rng_state() if len(pieces) == 1 else _fresh_random_state()))
     return found
+
+
+def _fresh_random_state() -> Tensor:
+    """A random state of its own for a part, drawn from the present one: parts and steps do not share their dropout masks."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ()))).get_state()
 
 
 def part_loss(training: Training, part: Part) -> Callable[[Forward, Batch], Tensor]:
@@ -163,7 +177,8 @@ def weigh(training: Training, parts: list[Part], losses: Tensor, parameters: Vec
         None,
         torch.cat([p.batch.index for p in parts]),
     )
-    return distiller.weighting(Step(training.number, batch, losses.float(), dot, parameters)).detach()
+    with random_state(torch.get_rng_state()):  # a weighting draws what it likes; the student's dropout masks stay as they are
+        return distiller.weighting(Step(training.number, batch, losses.float(), dot, parameters)).detach()
 
 
 def peek_at(training: Training, parts: list[Part], parameters: Vector | None = None) -> Tensor:
@@ -197,7 +212,9 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
     """
     distiller, engine = training.distiller, training.engine
     parts = parts_of(training, batch)
-    if weights is None and len(parts) > 1 and not distiller.weighting.constant:
+    if weights is None and distiller.weighting.constant:
+        weights = torch.ones(len(batch), device=batch.index.device)
+    elif weights is None and len(parts) > 1:
         weights = weigh(training, parts, peek_at(training, parts))
     total, values = 0.0, []
     start = 0
@@ -206,8 +223,9 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         with context, random_state(part.rng) if len(parts) > 1 else nullcontext():
             with engine.autocast():
                 views = Views(training.student(part.batch), part.teacher, part.batch)
-                if weights is None:
-                    weights = _own_weights(training, parts, views)
+            if weights is None:
+                weights = _own_weights(training, parts, views)
+            with engine.autocast():
                 loss = distiller.loss(views, weights[start : start + len(part.batch)])
             share = len(part.batch) / len(batch)
             engine.backward(loss.total * share if share < 1 else loss.total)
@@ -224,9 +242,6 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
 
 def _own_weights(training: Training, parts: list[Part], views: Views) -> Tensor:
     """The weights of a batch that was not cut: its losses are at hand from the forward pass."""
-    distiller = training.distiller
-    if distiller.weighting.constant:
-        return torch.ones(len(views.batch), device=views.batch.index.device)
     with torch.no_grad():
-        losses = distiller.objective.per_sample(views)
+        losses = training.distiller.objective.per_sample(views)
     return weigh(training, parts, losses)

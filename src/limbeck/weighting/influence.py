@@ -92,13 +92,21 @@ class InfluenceWeighting(Weighting):
     def __call__(self, step: Step) -> Tensor:
         """The weights, [B], detached, in [0, 2] before the mean is scaled towards 1."""
         if step.at is not None:
-            return self._weigh(step, self._direction(step, step.at)[0])[1]
+            return self._ahead(step, step.at)
         if not self.guard.tripped and (self._q is None or step.number - self._renewed >= self.refresh):
             self._renew(step)
         if self._q is None:
             return torch.ones_like(step.losses)
         self._scores, weights = self._weigh(step, self._q)
         return weights
+
+    def _ahead(self, step: Step, parameters: Vector) -> Tensor:
+        """Weights at a lookahead, with a q of their own; curvature is that of the student's own parameters."""
+        if self.guard.tripped:
+            return torch.ones_like(step.losses)
+        if self.solver.due(step.number):
+            self.solver.update(self._problem(step), step.number)
+        return self._weigh(step, self._direction(step, parameters)[0])[1]
 
     def _renew(self, step: Step) -> None:
         """Renew the curvature where it is due, then q; look whether all is well."""
@@ -166,7 +174,7 @@ class InfluenceWeighting(Weighting):
         flat |= {f"solver/{name}": part for name, part in self.solver.state().items()}
         flat["guard"] = torch.tensor([self.guard.best, self.guard.bad, self.guard.tripped, self._renewed], dtype=torch.float64)
         flat["shares"] = torch.tensor(self._shares, dtype=torch.float64)
-        flat["query_loss"] = torch.tensor(self._figures.get("query_loss", float("nan")), dtype=torch.float64)
+        flat |= {f"figures/{name}": torch.tensor(value, dtype=torch.float64) for name, value in self._figures.items()}
         return flat
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -176,8 +184,7 @@ class InfluenceWeighting(Weighting):
         best, bad, tripped, renewed = state["guard"].tolist()
         self.guard.best, self.guard.bad, self.guard.tripped, self._renewed = best, int(bad), bool(tripped), int(renewed)
         self._shares = state["shares"].tolist()
-        if self._q is not None:
-            self._figures["query_loss"] = float(state["query_loss"])
+        self._figures = {key.removeprefix("figures/"): float(part) for key, part in state.items() if key.startswith("figures/")}
         self._events.clear()
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from torch.func import grad, jvp, vjp
 from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.solver import Problem
-from limbeck.influence.gradients import at, statistics_untouched
+from limbeck.influence.gradients import at, forward_rules, statistics_untouched
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten, zeros_like
 
 Curvature = Literal["gauss_newton", "hessian"]
@@ -23,6 +23,7 @@ def curvature_product(problem: Problem, u: Vector, kind: Curvature) -> Vector:
     cross-entropy and for distillation on logits. `hessian` is the true one, indefinite away from a minimum.
     """
     one = _gauss_newton_product if kind == "gauss_newton" else _hessian_product
+    forward_rules()
     total = zeros_like(u)
     for batch in problem.batches:
         part = one(problem, batch, u)

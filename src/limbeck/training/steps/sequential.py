@@ -2,8 +2,10 @@
 
 from typing import final
 
+import torch
+
 from limbeck.core.batch import Batch
-from limbeck.influence.gradients import statistics_untouched
+from limbeck.influence.gradients import random_state, statistics_untouched
 from limbeck.training.steps.with_teacher import TeacherSide
 from limbeck.training.teacher_update import TeacherRule, teacher_backward
 from limbeck.training.training import Record, Training, weighted_backward
@@ -32,7 +34,7 @@ class Sequential(TeacherSide):
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of the teacher, then one of the student."""
-        with statistics_untouched(training.distiller.student):
+        with statistics_untouched(training.distiller.student), random_state(torch.get_rng_state()):
             first, parts = weighted_backward(training, batch)
             teacher_backward(training, self.model, self.rule, parts, first.weights, weighted=True)
         training.optimizer.zero_grad(set_to_none=True)
