@@ -81,12 +81,12 @@ class Look(Callback):
     def after_epoch(self, training: Training) -> None:
         self.log.after_epoch(training)
 
-    def state(self) -> Any:
-        return [self.log.state(), self.tracker.state()]
+    def state(self) -> dict[str, Any]:
+        return {"log": self.log.state(), "tracker": self.tracker.state()}
 
-    def load_state(self, state: Any) -> None:
-        self.log.load_state(state[0])
-        self.tracker.load_state(state[1])
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.log.load_state(state["log"])
+        self.tracker.load_state(state["tracker"])
 
 
 def go(
@@ -198,7 +198,9 @@ def test_a_transform_draws_the_same(tmp_path: Path) -> None:
         torch.manual_seed(1)
         student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
         made.distiller = Distiller(student, None, CE())
-        made.loader = Loader(pictures, torch.arange(48), batch_size=12, seed=0, labels=pictures.labels, transform=CropFlip(padding=2))
+        made.loader = Loader(
+            pictures, torch.arange(48), batch_size=12, seed=0, labels=pictures.labels, transform=CropFlip(padding=2)
+        )
         made.optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
         made.queries = next(made.loader.epoch(0))
         made.clean = torch.ones(60, dtype=torch.bool)

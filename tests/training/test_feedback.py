@@ -80,7 +80,10 @@ class Twin:
     def double_backward(self) -> dict[str, Tensor]:
         taught = {name: part.clone().requires_grad_() for name, part in self.taught.items()}
         grads = torch.autograd.grad(self.query_loss(self.ahead(taught)), list(taught.values()), allow_unused=True)
-        return {name: torch.zeros_like(part) if grad is None else grad for (name, part), grad in zip(taught.items(), grads, strict=True)}
+        return {
+            name: torch.zeros_like(part) if grad is None else grad
+            for (name, part), grad in zip(taught.items(), grads, strict=True)
+        }
 
     def central_difference(self) -> dict[str, Tensor]:
         ahead = {name: part.detach().requires_grad_() for name, part in self.ahead(self.taught).items()}
@@ -186,7 +189,9 @@ def test_with_hard_pseudo_labels_the_dot_product_is_the_fall_of_the_query_loss()
     pull = slope(own, batch)[1]
     off = []
     for eta in (0.2, 0.02, 0.002):
-        ahead = {name: (part - eta * grad).detach().requires_grad_() for (name, part), grad in zip(own.items(), pull, strict=True)}
+        ahead = {
+            name: (part - eta * grad).detach().requires_grad_() for (name, part), grad in zip(own.items(), pull, strict=True)
+        }
         after, back = slope(ahead, queries)
         h = sum(float((b * p).sum()) for b, p in zip(back, pull, strict=True))
         off.append(abs(float(before - after) / (eta * h) - 1))

@@ -53,7 +53,9 @@ def test_without_teacher_rate_with_ekfac_too() -> None:
     def ekfac() -> InfluenceWeighting:
         return InfluenceWeighting(EKFAC(statistics=3, basis=6), refresh=3, samples=24)
 
-    assert same(train(made("dropout", ekfac), Simultaneous(rate=0.0)).student, train(parts(kind="dropout", weights=ekfac())).student)
+    assert same(
+        train(made("dropout", ekfac), Simultaneous(rate=0.0)).student, train(parts(kind="dropout", weights=ekfac())).student
+    )
 
 
 def test_mechanism_3_without_weights_is_its_control() -> None:
@@ -95,7 +97,9 @@ def test_a_frozen_or_missing_teacher_is_refused(step: Callable[..., Update]) -> 
     missing = parts(weights=weighting(), objective=CE())
     missing.distiller = Distiller(missing.distiller.student.model, None, CE(), weighting=weighting())
     for one in (frozen, missing):
-        with pytest.raises(UsageError, match=rf"^{step.__name__}: .*frozen or missing; pass teacher=Single\(model, trained=True\)\.$"):
+        with pytest.raises(
+            UsageError, match=rf"^{step.__name__}: .*frozen or missing; pass teacher=Single\(model, trained=True\)\.$"
+        ):
             train(one, step())
 
 
@@ -106,7 +110,8 @@ def test_feedback_without_queries_is_refused(step: Callable[..., Update]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"), [({"rate": -1.0}, "rate"), ({"alpha": 1.5}, "alpha"), ({"T": 0.0}, "T"), ({"feedback": -0.1}, "feedback")]
+    ("changes", "said"),
+    [({"rate": -1.0}, "rate"), ({"alpha": 1.5}, "alpha"), ({"T": 0.0}, "T"), ({"feedback": -0.1}, "feedback")],
 )
 def test_settings_out_of_range(changes: dict[str, float], said: str) -> None:
     with pytest.raises(UsageError, match=f"teacher update: {said} must"):

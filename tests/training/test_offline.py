@@ -82,7 +82,9 @@ def test_flipped_labels_weigh_less_than_clean_ones() -> None:
 
 
 def test_the_distillers_own_weighting_is_not_used() -> None:
-    assert same(train(parts(weights=weighting()), Offline(EKFAC())).student, train(parts(weights=Uniform()), Offline(EKFAC())).student)
+    assert same(
+        train(parts(weights=weighting()), Offline(EKFAC())).student, train(parts(weights=Uniform()), Offline(EKFAC())).student
+    )
 
 
 def test_the_teacher_stays() -> None:
@@ -106,5 +108,5 @@ def test_it_starts_anew_for_each_run() -> None:
 
 @pytest.mark.parametrize("changes", [{"gain": -1.0}, {"clamp": 0.0}, {"epochs": 0}, {"normalise": "minmax"}])
 def test_settings_out_of_range(changes: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="^Offline: "):
+    with pytest.raises(UsageError, match=r"^Offline: "):
         Offline(**changes)

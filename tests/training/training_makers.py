@@ -140,7 +140,14 @@ def prepared(made: Parts, step: Update, **options: Any) -> tuple[Training, Batch
     steps = 3 * len(made.loader)
     rate = options.pop("rate", lambda number, total: 1.0)
     training = Training(
-        made.distiller, engine.prepare(made.distiller.student), made.optimizer, engine, rate, steps, queries=made.queries, **options
+        made.distiller,
+        engine.prepare(made.distiller.student),
+        made.optimizer,
+        engine,
+        rate,
+        steps,
+        queries=made.queries,
+        **options,
     )
     made.distiller.weighting.bind(_setting(training, made.loader, 5, made.clean))
     made.distiller.student.train()

@@ -1,6 +1,7 @@
 """Several processes and mixed precision through the library accelerate."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, final
 
 import torch
@@ -26,13 +27,15 @@ class AccelerateEngine:
     def __init__(self, precision: str = "fp32", *, cpu: bool = False) -> None:
         if precision not in ("fp32", "bf16"):
             raise UsageError(f"precision must be 'fp32' or 'bf16', got {precision!r}.")
-        self.accelerator: Any = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=cpu)
+        self.precision = precision
+        self.accelerator: Any = Accelerator(mixed_precision="no", cpu=cpu)  # it can't change later; see `autocast`
         self.device: torch.device = self.accelerator.device
         self.processes: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """The module on the device; wrapped for data-parallel training where there are several processes."""
+        self.accelerator.free_memory()  # it keeps every model that it has ever prepared
         prepared: nn.Module = self.accelerator.prepare_model(module)
         return prepared
 
@@ -49,10 +52,11 @@ class AccelerateEngine:
         count = len(batch) // self.processes
         return batch.take(slice(self.rank * count, (self.rank + 1) * count)).to(self.device)
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """The precision asked for."""
-        context: AbstractContextManager[None] = self.accelerator.autocast()
-        return context
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Bfloat16 forward passes where asked for: here and not in the wrapped model, whose every call would be cast."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
 
     def local(self, module: nn.Module) -> AbstractContextManager[None]:
         """Gradients stay with this process."""

@@ -74,12 +74,12 @@ class Logbook(Callback):
         for part in (self._losses, self._terms, self._figures, self._weights, self._index):
             part.clear()
 
-    def state(self) -> Any:
+    def state(self) -> dict[str, Any]:
         """Rows so far, and what the present epoch has collected."""
         collected = (self._losses, self._terms, self._figures, self._weights, self._index)
         return {"rows": self.rows, "events": self.events, "collected": [list(part) for part in collected]}
 
-    def load_state(self, state: Any) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.rows, self.events = state["rows"], state["events"]
         self._losses, self._terms, self._figures, self._weights, self._index = state["collected"]
@@ -126,13 +126,13 @@ class SampleTracker(Callback):
         """[N] mean weight; 1 for samples that were never drawn."""
         return torch.where(self.seen > 0, self.total / self.seen.clamp(min=1), torch.ones_like(self.total)).float()
 
-    def state(self) -> Any:
+    def state(self) -> dict[str, Any]:
         """The three columns."""
-        return [self.last, self.total, self.seen]
+        return {"last": self.last, "total": self.total, "seen": self.seen}
 
-    def load_state(self, state: Any) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        self.last, self.total, self.seen = state
+        self.last, self.total, self.seen = state["last"], state["total"], state["seen"]
 
 
 @final
@@ -145,14 +145,13 @@ class Advance(Callback):
     """
 
     def __init__(self, progress: Progress, every: int = 10) -> None:
-        self.progress, self.every = progress, every
+        self.progress, self.every, self.told = progress, every, 0
 
     def after_step(self, training: Training, record: Record) -> None:
-        """Tell."""
-        if training.number % self.every == 0:
-            self.progress.advance(self.every)
-        elif training.number == training.steps:
-            self.progress.advance(training.number % self.every)
+        """Tell; a run that goes on tells of the steps before it with its first word."""
+        if training.number % self.every == 0 or training.number == training.steps:
+            self.progress.advance(training.number - self.told)
+            self.told = training.number
 
 
 def _mean(values: list[float]) -> float:

@@ -1,24 +1,29 @@
 """A whole run: every seed's teacher, the rivals and the method, then what they say. Reads a recipe, writes a folder."""
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from limbeck.core.errors import LimbeckError, RunError
+from limbeck.data.source import Source
 from limbeck.data.validity import check
 from limbeck.engine.accelerate import AccelerateEngine
 from limbeck.engine.engine import Engine
 from limbeck.engine.local import LocalEngine
 from limbeck.experiment import folder as files
 from limbeck.experiment import outcome
-from limbeck.experiment.arms import arms_of
+from limbeck.experiment.arms import Arm, arms_of
 from limbeck.experiment.outcome import Done
 from limbeck.experiment.plan import Plan, plan
 from limbeck.experiment.progress import Progress, Silent
-from limbeck.experiment.recipe import Recipe
-from limbeck.experiment.unit import Worker, seeded
+from limbeck.experiment.recipe import Parts, Recipe
+from limbeck.experiment.unit import Seeded, Worker, rehearse, seeded
 from limbeck.training.checkpoint import write_whole
 
 
@@ -43,8 +48,6 @@ class Result:
 
 def engine_for(recipe: Recipe) -> Engine:
     """The machine that a recipe asks for; several processes where it was started by a launcher."""
-    import os
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return AccelerateEngine(recipe.precision, cpu=recipe.device == "cpu")
     return LocalEngine(recipe.device, recipe.precision)
@@ -65,22 +68,66 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False, replace: bool = F
         RunError: The run failed: NaN, a full disk, a damaged checkpoint.
     """
     progress = progress or Silent()
+    parts, arms = _made(recipe)
+    sets = [seeded(recipe, parts, recipe.seed + number) for number in range(recipe.seeds)]
+    engine = engine_for(recipe)
+    rehearse(recipe, parts, arms, sets, engine.processes)
+    with _opened(engine, folder, recipe.resolved(), resume=resume, replace=replace):
+        if resume and (folder / files.RESULT).exists():
+            content: dict[str, Any] = files.read_json(folder / files.RESULT)
+        else:
+            worker = Worker(recipe, parts, engine, folder / files.CHECKPOINTS, progress)
+            progress.start(len(sets) * (len(arms) + 1))
+            done = _train(worker, arms, sets)
+            table = outcome.samples(parts, arms[-1], done)
+            content = outcome.result(recipe, parts, arms, done, table)
+            if engine.rank == 0:
+                _write(recipe, parts.data, folder, arms, done, content, table)
+        if engine.rank == 0:
+            files.tidy(folder)
+        _together(engine)
+    progress.done()
+    return Result(folder, content)
+
+
+def _made(recipe: Recipe) -> tuple[Parts, list[Arm]]:
+    """What the recipe names, with its data read and looked at."""
     torch.set_num_threads(recipe.threads)
     parts = recipe.build()
     check(parts.data)
-    arms = arms_of(recipe, parts)
-    seeds = [recipe.seed + number for number in range(recipe.seeds)]
-    sets = [seeded(recipe, parts, seed) for seed in seeds]
-    for architecture in (parts.teacher, parts.student):
-        architecture.build(sets[0].spec)
-    engine = engine_for(recipe)
-    if engine.rank == 0:
-        files.open_folder(folder, resume=resume, replace=replace)
-        write_whole(folder / files.RECIPE, recipe.resolved().encode())
-        if not (folder / files.ENVIRONMENT).exists():
-            files.write_json(folder / files.ENVIRONMENT, files.environment())
-    worker = Worker(recipe, parts, engine, folder / files.CHECKPOINTS, progress)
-    progress.start(len(seeds) * (len(arms) + 1))
+    return parts, arms_of(recipe, parts)
+
+
+@contextmanager
+def _opened(engine: Engine, folder: Path, recipe: str, *, resume: bool, replace: bool) -> Iterator[None]:
+    """The run's folder, opened by the first process while the others wait; all fail where it fails."""
+    with ExitStack() as stack:
+        trouble: LimbeckError | None = None
+        if engine.rank == 0:
+            try:
+                stack.enter_context(files.opened(folder, recipe, resume=resume, replace=replace))
+            except LimbeckError as error:
+                trouble = error
+        _together(engine, trouble)
+        yield
+
+
+def _together(engine: Engine, trouble: LimbeckError | None = None) -> None:
+    """Wait for all processes.
+
+    Raises:
+        LimbeckError: This process has trouble.
+        RunError: Another one has.
+    """
+    flags = engine.gather(torch.tensor([trouble is not None], device=engine.device))
+    if trouble is not None:
+        raise trouble
+    if bool(flags.any()):
+        raise RunError("the first process could not open the run's folder; its own message says why.")
+
+
+def _train(worker: Worker, arms: list[Arm], sets: list[Seeded]) -> list[Done]:
+    """Every unit of every seed."""
     done = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # what weightings warn of is kept as events and shown in the report
@@ -88,18 +135,17 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False, replace: bool = F
             teacher = worker.teacher(data)
             students = {arm.name: worker.student(arm, data, teacher.model) for arm in arms}
             done.append(Done(data, teacher, students))
-    table = outcome.samples(parts, arms[-1], done)
-    content = outcome.result(recipe, parts, arms, done, table)
-    if engine.rank == 0:
-        _write(recipe, parts.data, folder, done, content, table)
-        files.write_json(folder / files.TIMINGS, outcome.timings(done, arms))
-        _tidy(folder / files.CHECKPOINTS)
-    progress.done()
-    return Result(folder, content)
+    return done
 
 
 def _write(
-    recipe: Recipe, source: Any, folder: Path, done: list[Done], content: dict[str, Any], table: dict[str, list[Any]]
+    recipe: Recipe,
+    source: Source,
+    folder: Path,
+    arms: list[Arm],
+    done: list[Done],
+    content: dict[str, Any],
+    table: dict[str, list[Any]],
 ) -> None:
     """All files of a finished run; result.json last, since it says that the run is done."""
     main = content["main"]
@@ -111,21 +157,13 @@ def _write(
     files.write_model(folder / files.STUDENT, kept.students[main].model)
     files.write_model(folder / files.TEACHER, kept.teacher.model)
     write_whole(folder / files.CARD, outcome.card(recipe, content).encode())
+    files.write_json(folder / files.TIMINGS, outcome.timings(done, arms))
     files.write_json(folder / files.RESULT, content)
-
-
-def _tidy(home: Path) -> None:
-    """Remove what only a resumed run needs."""
-    import shutil
-
-    shutil.rmtree(home, ignore_errors=True)
 
 
 def dry_run(recipe: Recipe) -> Plan:
     """What a run of the recipe would do and about what it would cost; trains and writes nothing."""
-    torch.set_num_threads(recipe.threads)
-    parts = recipe.build()
-    check(parts.data)
-    arms = arms_of(recipe, parts)
+    parts, arms = _made(recipe)
     data = seeded(recipe, parts, recipe.seed)
+    rehearse(recipe, parts, arms, [data])
     return plan(recipe, parts, arms, data)

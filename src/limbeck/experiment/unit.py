@@ -1,4 +1,4 @@
-"""One unit of a run: one net trained on one seed, from its data to its figures. Finished units are kept, so that a run resumes."""
+"""One unit of a run: one net trained on one seed, from its data to its figures. Finished units are kept for resuming."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -28,6 +28,8 @@ from limbeck.training.fit import fit
 from limbeck.training.steps.student import Student
 
 TEACHER = "teacher"
+PAUSE_S = 5.0
+"""Least time between two checkpoints where the recipe does not say how often, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,41 @@ def seeded(recipe: Recipe, parts: Parts, seed: int) -> Seeded:
         clean=None if source.truth is None else labels == source.truth,
         spec=DataSpec(source.kind, tuple(source.input_shape), len(source.classes), source.vocabulary),
     )
+
+
+def given_teacher(parts: Parts, spec: DataSpec) -> nn.Module:
+    """The teacher with the weights that the recipe names.
+
+    Raises:
+        UsageError: The file is no safetensors file, does not fit the teacher, or holds NaN.
+    """
+    model, path = parts.teacher.build(spec), parts.teacher_weights
+    assert path is not None
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:
+        why = str(error).strip().splitlines()[:2][-1].strip().rstrip(".")
+        raise UsageError(f"teacher_weights: {path} does not fit {parts.teacher!r} for {spec.classes} classes ({why}).") from error
+    if not all(bool(torch.isfinite(part).all()) for part in model.state_dict().values()):
+        raise UsageError(f"teacher_weights: {path} holds NaN or infinite numbers; train the teacher anew.")
+    return model
+
+
+def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], processes: int = 1) -> None:
+    """Put everything together once, before anything is written.
+
+    Raises:
+        UsageError: A part does not fit the others, or a batch is larger than the data.
+    """
+    if recipe.batch_size % processes:
+        raise UsageError(f"batch_size: {recipe.batch_size} samples do not divide among {processes} processes; choose a multiple.")
+    fewest = min(len(data.splits.train) for data in sets)
+    if recipe.batch_size > fewest:
+        raise UsageError(f"batch_size: {recipe.batch_size} is more than the {fewest} training samples; choose a smaller one.")
+    spec, two = sets[0].spec, sets[0].test.take(slice(0, 2))
+    teacher = parts.teacher.build(spec) if parts.teacher_weights is None else given_teacher(parts, spec)
+    for arm in arms:
+        Distiller(parts.student.build(spec), Single(teacher), arm.objective()).check(two)
 
 
 @dataclass(frozen=True)
@@ -133,15 +170,7 @@ class Worker:
         return self._unit(arm, data, self.parts.student, teacher, salt=1)
 
     def _read_teacher(self, data: Seeded) -> Unit:
-        path = self.parts.teacher_weights
-        assert path is not None
-        model = self.parts.teacher.build(data.spec)
-        try:
-            model.load_state_dict(load_file(path))
-        except Exception as error:
-            raise UsageError(
-                f"teacher_weights: {path} does not fit {self.parts.teacher!r} ({str(error).splitlines()[0]})."
-            ) from error
+        model = given_teacher(self.parts, data.spec)
         found = figures_of(Tapped(model), data.test)
         return Unit(model, asdict(found), [], [], 0.0, {})
 
@@ -155,7 +184,9 @@ class Worker:
         if (self.home / f"{name}.json").exists():
             self.progress.advance(steps)
             return self._finished(name, model)
-        unit = self._train(arm, data, model, teacher, steps, Keeper(self.home / f"{name}.pt", self.recipe.checkpoint_every))
+        every = self.recipe.checkpoint_every
+        keeper = Keeper(self.home / f"{name}.pt", every, PAUSE_S if every == 0 else 0.0)  # who names a number means it
+        unit = self._train(arm, data, model, teacher, steps, keeper)
         if self.engine.rank == 0:
             self._keep(name, unit)
         return unit

@@ -42,15 +42,52 @@ def at(model: nn.Module, parameters: Mapping[str, Tensor]) -> Forward:
 
 @contextmanager
 def statistics_untouched(model: nn.Module) -> Iterator[None]:
-    """Batch normalisation goes on to use what its mode says, but its running statistics do not move."""
-    moving = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for module in moving:
+    """Every layer goes on to use what its mode says, but running statistics and all other buffers do not move.
+
+    Batch normalisation is told not to track. Other layers in train mode (instance normalisation, spectral normalisation)
+    work on copies of their buffers meanwhile.
+    """
+    training = [module for module in model.modules() if module.training]
+    tracking = [module for module in training if isinstance(module, _BatchNorm) and module.track_running_stats]
+    held = [(m, name, part) for m in training if not isinstance(m, _BatchNorm) for name, part in m._buffers.items()]
+    for module in tracking:
         module.track_running_stats = False
+    for module, name, part in held:
+        module._buffers[name] = None if part is None else part.clone()
     try:
         yield
     finally:
-        for module in moving:
+        for module in tracking:
             module.track_running_stats = True
+        for module, name, part in held:
+            module._buffers[name] = part
+
+
+@cache
+def forward_rules() -> None:
+    """Have torch load its rules for forward derivatives, which warns of torch's own deprecated parts, once and out of sight."""
+    with warnings.catch_warnings(), fwAD.dual_level():
+        warnings.simplefilter("ignore")
+        _carry(torch.zeros(1), torch.zeros(1))
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention in plain matrix products: the fused kernels have neither a forward nor a second derivative."""
+    forward_rules()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def lacks_derivative(error: Exception) -> bool:
+    """Whether torch says with this error that some operation cannot be differentiated or transformed in the way asked for."""
+    told = ("forward AD", "forward mode AD", "derivative for", "differentiate twice", "functorch", "torch.func", "vmap")
+    return any(words in str(error) for words in told)
 
 
 @contextmanager
@@ -101,34 +138,38 @@ def inner_products(
         coupled: Whether a sample's loss may depend on other samples' outputs. False is cheaper: the loss is then not
             differentiated forwards. What happens inside the model, such as batch normalisation, is exact either way.
         way: `forward` (one tangent pass), `reverse` (two backward passes, for layers without a forward derivative), or
-            `auto`: forward, and reverse where a layer has no forward derivative.
+            `auto`: forward, and reverse, with a warning, where a layer has no forward derivative.
         rng: The state of the random numbers to replay, so that dropout drops what the training step dropped.
 
     Raises:
         UnsupportedModelError: A layer offers neither derivative.
     """
     where = {name: part.detach() for name, part in (trainable(model) if parameters is None else parameters).items()}
-    with statistics_untouched(model):
-        if way != "reverse":
-            try:
-                with random_state(rng):
-                    return _forward_products(model, where, loss, batch, q, coupled)
-            except (NotImplementedError, RuntimeError) as error:
-                if way == "forward" or "forward AD" not in str(error):
-                    raise UnsupportedModelError(f"influence: {type(model).__name__}: no forward derivative ({error}).") from error
+    who = f"influence: {type(model).__name__}"
+    if way != "reverse":
         try:
-            with random_state(rng):
-                return _reverse_products(model, where, loss, batch, q)
+            with statistics_untouched(model), random_state(rng), plain_attention():
+                return _forward_products(model, where, loss, batch, q, coupled)
         except (NotImplementedError, RuntimeError) as error:
-            raise UnsupportedModelError(
-                f"influence: {type(model).__name__} can be differentiated neither forwards nor twice backwards ({error})."
-            ) from error
+            if not lacks_derivative(error):
+                raise
+            if way == "forward":
+                raise UnsupportedModelError(f"{who} has no forward derivative ({error}); use way='auto'.") from error
+            warnings.warn(f"{who} has no forward derivative ({error}); scores take two backward passes instead.", stacklevel=2)
+    try:
+        with statistics_untouched(model), random_state(rng), plain_attention():
+            return _reverse_products(model, where, loss, batch, q)
+    except (NotImplementedError, RuntimeError) as error:
+        if not lacks_derivative(error):
+            raise
+        raise UnsupportedModelError(
+            f"{who} can be differentiated neither forwards nor twice backwards ({error}); replace that layer."
+        ) from error
 
 
 def _forward_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch, q: Vector, coupled: bool) -> Tensor:
     """One forward pass with a tangent along q; the loss forwards too, or backwards once to the model's outputs."""
-    forward_rules()
-    with torch.no_grad(), fwAD.dual_level(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), fwAD.dual_level():
         answer = at(model, _dual(where, q))(batch)
         if coupled:
             return _tangent(loss(lambda _: answer, batch))
@@ -140,14 +181,6 @@ def _forward_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch,
         slopes = torch.autograd.grad(loss(lambda _: plain, batch).sum(), leaves, allow_unused=True)
     products = [(s * t).flatten(1).sum(1) for s, t in zip(slopes, tangents, strict=True) if s is not None]
     return torch.stack(products).sum(0)
-
-
-@cache
-def forward_rules() -> None:
-    """Have torch load its rules for forward derivatives, which warns of torch's own deprecated parts, once and out of sight."""
-    with warnings.catch_warnings(), fwAD.dual_level():
-        warnings.simplefilter("ignore", FutureWarning)
-        _carry(torch.zeros(1), torch.zeros(1))
 
 
 def _dual(where: Vector, q: Vector) -> Vector:
@@ -170,7 +203,7 @@ def _tangent(value: Tensor) -> Tensor:
 def _reverse_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch, q: Vector) -> Tensor:
     """d/du <q, grad sum_i u_i l_i>: linear in u, so its derivative is the row of inner products."""
     leaves = {name: part.detach().requires_grad_() for name, part in where.items()}
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad():
         values = loss(at(model, leaves), batch)
         u = torch.ones_like(values, requires_grad=True)
         grads = torch.autograd.grad(values @ u, list(leaves.values()), create_graph=True, allow_unused=True)
@@ -214,6 +247,5 @@ def per_sample_gradients_slow(model: nn.Module, loss: Loss, batch: Batch) -> Ten
 def logit_tangents(model: nn.Module, parameters: Vector, batch: Batch, direction: Vector, *, rng: Tensor | None = None) -> Tensor:
     """J_i direction for every sample: how the logits move when the parameters move, in the shape of the logits."""
     where = {name: part.detach() for name, part in parameters.items()}
-    forward_rules()
-    with torch.no_grad(), statistics_untouched(model), random_state(rng), fwAD.dual_level(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), statistics_untouched(model), random_state(rng), plain_attention(), fwAD.dual_level():
         return _tangent(at(model, _dual(where, direction))(batch).logits)

@@ -14,9 +14,9 @@ class Callback:
     def after_epoch(self, training: Training) -> None:
         """Called after the last step of each epoch, and after the last step of all."""
 
-    def state(self) -> Any:
+    def state(self) -> dict[str, Any]:
         """Tensors and plain values to keep."""
-        return None
+        return {}
 
-    def load_state(self, state: Any) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""

@@ -16,7 +16,7 @@ from limbeck.engine.local import LocalEngine
 from limbeck.training.callback import Callback
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.student import Student
-from limbeck.training.training import Training, Update
+from limbeck.training.training import Training, Update, of_all
 from limbeck.weighting.weighting import Setting
 
 
@@ -86,7 +86,7 @@ def fit(
         keeper.resume(training, step, callbacks)
     while training.number < steps:
         for batch in loader.epoch(training.number // len(loader), start=training.number % len(loader)):
-            record = step(training, engine.shard(batch))
+            record = of_all(step(training, engine.shard(batch)), batch, engine)
             training.number += 1
             ended = training.number % len(loader) == 0 or training.number == steps
             for callback in callbacks:

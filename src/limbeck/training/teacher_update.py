@@ -19,7 +19,7 @@ from limbeck.functional.divergences import cross_entropy, kd_divergence, token_m
 from limbeck.influence.gradients import at, logit_tangents, mean_gradient, random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, combine, trainable
 from limbeck.teachers.single import Single
-from limbeck.training.training import Part, Training, peek_at, weigh
+from limbeck.training.training import Part, Training, average_gradients, peek_at, weigh
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def teacher_backward(
             loss = loss + rule.feedback * feedback(training, part, answer.logits, student_weights[rows], pull, count)
         torch.autograd.backward(loss)
         start += len(part.batch)
-    _average(training, teacher)
+    average_gradients(training.engine, teacher.tapped.parameters())
 
 
 def feedback(training: Training, part: Part, teacher: Tensor, weights: Tensor, pull: Vector, count: int) -> Tensor:
@@ -156,12 +156,3 @@ def _query_gradient(training: Training, ahead: Vector) -> Vector:
     distiller = training.distiller
     with random_state(torch.get_rng_state()):  # the next step's dropout masks stay as they are
         return mean_gradient(distiller.student, distiller.task().query_loss, [training.queries], ahead)[0]
-
-
-def _average(training: Training, teacher: Single) -> None:
-    """The mean of the teacher's gradients over all processes."""
-    if training.engine.processes == 1:
-        return
-    for part in teacher.tapped.parameters():
-        if part.grad is not None:
-            part.grad = training.engine.gather(part.grad.unsqueeze(0)).mean(0)

@@ -1,9 +1,9 @@
 """What a step works on: the parts of a training run that the loop hands around."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -27,7 +27,7 @@ class Record:
     """What a step leaves behind for logs.
 
     Args:
-        batch: The samples of this process.
+        batch: The samples: this process's as a step gives it, those of all processes as callbacks see it.
         loss: The scalar that was minimised.
         terms: Each term's unweighted mean, by name.
         weights: [B].
@@ -232,12 +232,38 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         start += len(part.batch)
         total += float(loss.total.detach()) * share
         values.append(loss.values.detach())
+    average_gradients(engine, distiller.objective.parameters())
     assert weights is not None
     if not math.isfinite(total):
         raise RunError(f"training: the loss became {total} at step {training.number}; use a smaller learning rate, or clip.")
     means = torch.cat(values, 1).float().mean(1).tolist()
     terms = dict(zip(distiller.objective.names, means, strict=True))
     return Record(batch, total, terms, weights, distiller.weighting.last_scores(), distiller.weighting.figures()), parts
+
+
+def average_gradients(engine: Engine, parameters: Iterable[nn.Parameter]) -> None:
+    """The mean over all processes of the gradients of what the engine does not wrap: the objective's parts, a trained teacher."""
+    if engine.processes == 1:
+        return
+    for part in parameters:
+        if part.grad is not None:
+            part.grad = engine.gather(part.grad.unsqueeze(0)).mean(0)
+
+
+def of_all(record: Record, batch: Batch, engine: Engine) -> Record:
+    """The record of the whole batch from those of all processes."""
+    if engine.processes == 1:
+        return record
+    own = torch.tensor([[record.loss, *record.terms.values()]], dtype=torch.float64).to(engine.device)
+    loss, *terms = engine.gather(own).mean(0).tolist()
+    return replace(
+        record,
+        batch=batch,
+        loss=loss,
+        terms=dict(zip(record.terms, terms, strict=True)),
+        weights=engine.gather(record.weights),
+        scores=None if record.scores is None else engine.gather(record.scores),
+    )
 
 
 def _own_weights(training: Training, parts: list[Part], views: Views) -> Tensor:

@@ -115,21 +115,21 @@ def capture(problem: Problem) -> Iterator[tuple[dict[str, Block], Captured]]:
 def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch) -> Captured:
     calls: list[tuple[str, Tensor, Tensor]] = []
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            calls.append((name, inputs[0].detach(), output))
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
+            calls.append((name, (inputs or tuple(named.values()))[0].detach(), output))
             return output.clone()  # an in-place activation that follows then changes the copy, not what was captured
 
         return hook
 
-    handles = [block.layer.register_forward_hook(watch(name)) for name, block in candidates.items()]
+    handles = [block.layer.register_forward_hook(watch(name), with_kwargs=True) for name, block in candidates.items()]
     try:
         logits = problem.model(batch).logits
     finally:
         for handle in handles:
             handle.remove()
     drawn = draw_labels(logits.detach(), problem.generator)
-    loss = token_mean(cross_entropy(logits, drawn), batch.mask).sum()
+    loss = drawn_loss(logits, drawn, batch.mask).sum()
     used = {candidates[name].weight for name, *_ in calls} | {candidates[name].bias for name, *_ in calls}
     others = {name: part for name, part in trainable(problem.model).items() if name not in used}
     wanted = [output for *_, output in calls] + list(others.values())
@@ -146,6 +146,19 @@ def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch) -> Ca
 
 
 def draw_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One label for every row, drawn from the model's own probabilities."""
-    rows = log_softmax(logits).exp().flatten(0, -2)
-    return torch.multinomial(rows, 1, generator=generator).view(logits.shape[:-1])
+    """One label for every row, drawn on the CPU from the model's own probabilities."""
+    rows = log_softmax(logits).exp().flatten(0, -2).cpu()
+    return torch.multinomial(rows, 1, generator=generator).view(logits.shape[:-1]).to(logits.device)
+
+
+def drawn_loss(logits: Tensor, drawn: Tensor, mask: Tensor | None) -> Tensor:
+    """A loss [B] whose gradient has, over drawn labels, the sample's Gauss-Newton matrix as its mean outer product.
+
+    For a sample of L counted tokens the gradient of their mean has 1/L of that, since the labels are drawn independently;
+    sqrt(L) mends it. Without it samples with many tokens would hardly count.
+    """
+    values = cross_entropy(logits, drawn)
+    if values.dim() == 1:
+        return values
+    tokens = torch.ones_like(values).sum(1) if mask is None else mask.sum(1).to(values)
+    return token_mean(values, mask) * tokens.sqrt()

@@ -61,7 +61,7 @@ class Exact(Solver):
             )
         matrix = dense(problem, self.curvature)
         level = matrix.diagonal().mean() if self.relative else 1.0
-        self._matrix = matrix + self.damping * level * torch.eye(count, dtype=matrix.dtype)
+        self._matrix = matrix + self.damping * level * torch.eye(count).to(matrix)
         self._updated = step or 0
 
     def solve(self, v: Vector, problem: Problem) -> Vector:

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp
 
 from limbeck.core.batch import Batch
+from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.solver import Problem
-from limbeck.influence.gradients import at, forward_rules, statistics_untouched
+from limbeck.influence.gradients import at, lacks_derivative, plain_attention, random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten, zeros_like
 
 Curvature = Literal["gauss_newton", "hessian"]
@@ -20,13 +21,25 @@ def curvature_product(problem: Problem, u: Vector, kind: Curvature) -> Vector:
     """H u for the mean training loss over the problem's samples, without damping.
 
     `gauss_newton` is J' Lambda J with Lambda the Hessian of the loss in the model's outputs: positive semi-definite for
-    cross-entropy and for distillation on logits. `hessian` is the true one, indefinite away from a minimum.
+    cross-entropy and for distillation on logits. `hessian` is the true one, indefinite away from a minimum. All products of
+    one problem draw the same dropout masks, so that they are products with one matrix.
+
+    Raises:
+        UnsupportedModelError: A layer lacks a derivative that such a product needs.
     """
     one = _gauss_newton_product if kind == "gauss_newton" else _hessian_product
-    forward_rules()
     total = zeros_like(u)
     for batch in problem.batches:
-        part = one(problem, batch, u)
+        try:
+            with statistics_untouched(problem.model), plain_attention():
+                part = one(problem, batch, u)
+        except (NotImplementedError, RuntimeError) as error:
+            if not lacks_derivative(error):
+                raise
+            raise UnsupportedModelError(
+                f"curvature products: {type(problem.model).__name__} has a layer without the derivatives they need ({error}); "
+                "use EKFAC()."
+            ) from error
         total = {name: t + part[name] for name, t in total.items()}
     return {name: t / problem.count for name, t in total.items()}
 
@@ -35,12 +48,18 @@ def _own(problem: Problem) -> Vector:
     return {name: part.detach() for name, part in trainable(problem.model).items()}
 
 
+def _answer(problem: Problem, parameters: Vector, batch: Batch) -> Outputs:
+    """What the model says at these parameters; dropout draws the same mask each time, so that J and J' belong together."""
+    with random_state(torch.Generator().manual_seed(problem.generator.initial_seed()).get_state()):
+        return at(problem.model, parameters)(batch)
+
+
 def _gauss_newton_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
     """Sum over the batch of J_i' Lambda_i J_i u."""
     names: list[str] = []
 
     def outputs(parameters: Vector) -> tuple[Tensor, ...]:
-        answer = at(problem.model, parameters)(batch)
+        answer = _answer(problem, parameters, batch)
         names[:] = answer.features
         return (answer.logits, *answer.features.values())
 
@@ -48,27 +67,25 @@ def _gauss_newton_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
         answer = Outputs(parts[0], dict(zip(names, parts[1:], strict=True)))
         return problem.task.training_loss(lambda _: answer, batch).sum()
 
-    with statistics_untouched(problem.model):
-        own = _own(problem)
-        moved: tuple[Tensor, ...] = jvp(outputs, (own,), (u,))[1]
-        primal, back = vjp(outputs, own)[:2]
-        slope: Callable[..., tuple[Tensor, ...]] = grad(loss, argnums=tuple(range(len(primal))))
-        bent: tuple[Tensor, ...] = jvp(slope, tuple(part.detach() for part in primal), tuple(part.detach() for part in moved))[1]
-        (product,) = back(bent)
+    own = _own(problem)
+    moved: tuple[Tensor, ...] = jvp(outputs, (own,), (u,))[1]
+    primal, back = vjp(outputs, own)[:2]
+    slope: Callable[..., tuple[Tensor, ...]] = grad(loss, argnums=tuple(range(len(primal))))
+    bent: tuple[Tensor, ...] = jvp(slope, tuple(part.detach() for part in primal), tuple(part.detach() for part in moved))[1]
+    (product,) = back(bent)
     return {name: part.detach() for name, part in product.items()}
 
 
 def _hessian_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
     """Sum over the batch of the Hessian of l_i times u."""
-    with statistics_untouched(problem.model):
-        slope = grad(lambda parameters: problem.task.training_loss(at(problem.model, parameters), batch).sum())
-        product: Vector = jvp(slope, (_own(problem),), (u,))[1]
+    slope = grad(lambda own: problem.task.training_loss(lambda part: _answer(problem, own, part), batch).sum())
+    product: Vector = jvp(slope, (_own(problem),), (u,))[1]
     return {name: part.detach() for name, part in product.items()}
 
 
 def dense(problem: Problem, kind: Curvature) -> Tensor:
     """The whole matrix, [P, P], one product per column: for small models and for tests."""
     own = _own(problem)
-    basis = torch.eye(flatten(own).numel(), dtype=flatten(own).dtype)
+    basis = torch.eye(flatten(own).numel()).to(flatten(own))
     columns = [flatten(curvature_product(problem, unflatten(unit, own), kind)) for unit in basis]
     return torch.stack(columns, dim=1)

@@ -1,0 +1,117 @@
+"""What test_two_processes.py does in one process, and in each of two: cases and what comes of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from training_makers import Parts, half_and_half, parts, random_weights, train, weighting
+
+from limbeck.core.objective import Objective
+from limbeck.core.outputs import Views
+from limbeck.core.term import Term
+from limbeck.engine.engine import Engine
+from limbeck.experiment.logbook import Logbook, SampleTracker
+from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.training.checkpoint import Keeper
+from limbeck.training.steps.offline import Offline
+from limbeck.training.steps.sequential import Sequential
+from limbeck.training.steps.simultaneous import Simultaneous
+from limbeck.training.steps.student import Student
+from limbeck.training.steps.teacher_only import TeacherOnly
+from limbeck.training.training import Update
+from limbeck.weighting.controls import Oracle, OwnLoss, Shuffled
+from limbeck.weighting.influence import InfluenceWeighting
+from limbeck.weighting.uniform import Uniform
+
+
+class Projected(Term):
+    """A term with a trainable part of its own."""
+
+    needs = frozenset({"targets"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(8)
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, views: Views) -> Tensor:
+        assert views.batch.targets is not None
+        return nn.functional.cross_entropy(self.head(views.student.logits), views.batch.targets, reduction="none")
+
+
+def projected() -> Parts:
+    made = parts(objective=Objective([(0.5, Projected())]) + half_and_half(), weights=weighting())
+    trained = [*made.distiller.student.parameters(), *made.distiller.objective.parameters()]
+    made.optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9)
+    return made
+
+
+def ekfac() -> InfluenceWeighting:
+    return weighting(solver=EKFAC(statistics=4, basis=7))
+
+
+Case = tuple[Callable[[], Parts], Callable[[], Update], dict[str, Any]]
+CASES: dict[str, Case] = {
+    "uniform": (lambda: parts(weights=Uniform()), Student, {}),
+    "uniform, layer norm": (lambda: parts(kind="layernorm", weights=Uniform()), Student, {}),
+    "influence": (lambda: parts(weights=ekfac()), Student, {}),
+    "influence, layer norm": (lambda: parts(kind="layernorm", weights=ekfac()), Student, {}),
+    "influence, clipped, with a rate": (lambda: parts(weights=ekfac()), Student, {"clip": 0.3, "rate": lambda n, t: 1 - n / t}),
+    "influence, in parts": (lambda: parts(weights=ekfac()), Student, {"accumulate": 3}),
+    "uniform, in parts": (lambda: parts(weights=Uniform()), Student, {"accumulate": 3}),
+    "random": (lambda: parts(weights=random_weights()), Student, {}),
+    "own loss": (lambda: parts(weights=OwnLoss()), Student, {}),
+    "oracle": (lambda: parts(weights=Oracle()), Student, {}),
+    "shuffled": (lambda: parts(weights=Shuffled(ekfac())), Student, {}),
+    "teacher only": (lambda: parts(weights=ekfac(), trained=True), TeacherOnly, {}),
+    "simultaneous": (lambda: parts(weights=ekfac(), trained=True), lambda: Simultaneous(feedback=0.5), {}),
+    "simultaneous, in parts": (
+        lambda: parts(weights=ekfac(), trained=True),
+        lambda: Simultaneous(feedback=0.5),
+        {"accumulate": 2},
+    ),
+    "sequential": (lambda: parts(weights=ekfac(), trained=True), Sequential, {}),
+    "offline": (lambda: parts(weights=Uniform()), lambda: Offline(epochs=1), {}),
+    "a trained term": (projected, Student, {}),
+}
+
+
+def outcome(name: str, engine: Engine, keeper: Keeper | None = None, **options: Any) -> dict[str, Any]:
+    """What a case ends in: parameters, and what a run would write of it."""
+    make, step, own = CASES[name]
+    made = make()
+    log = Logbook({}, len(made.loader), made.queries, made.clean)
+    tracker = SampleTracker(len(made.clean))
+    ran = train(made, step(), engine=engine, callbacks=[log, tracker], keeper=keeper, **{**own, **options})
+    return {
+        "state": ran.training.distiller.state_dict(),
+        "rows": log.rows,
+        "mean": tracker.mean,
+        "last": tracker.last,
+        "seen": tracker.seen,
+    }
+
+
+QUICK = ("uniform, layer norm", "influence", "simultaneous", "a trained term")
+"""Cases of the fast test set."""
+
+
+def results(names: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """Of these cases, and of one that is stopped and gone on with; called in every process."""
+    from limbeck.engine.accelerate import AccelerateEngine
+
+    engine = AccelerateEngine(cpu=True)
+    found: dict[str, Any] = {name: outcome(name, engine) for name in names}
+    keeper = Keeper(folder / "keep.pt", every=1, pause_s=0)
+    calm = outcome("influence", engine)
+    outcome("influence", engine, keeper, steps=5)
+    stopped = outcome("influence", engine, keeper)
+    found["stopped"] = {"calm": calm, "stopped": stopped}
+    try:
+        train(parts(batch=9), engine=engine)
+    except ValueError as error:
+        found["odd"] = str(error)
+    states = engine.gather(torch.cat([part.reshape(-1) for part in calm["state"].values()]).unsqueeze(0))
+    return {**found, "processes": engine.processes, "alike": bool((states == states[0]).all())}
