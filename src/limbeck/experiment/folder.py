@@ -55,7 +55,7 @@ def opened(folder: Path, recipe: str, *, resume: bool, replace: bool) -> Iterato
     found = None if not folder.exists() else _run_in(folder, recipe)
     if resume:
         _check_resume(folder, found, recipe)
-    elif folder.exists() and not found and (not folder.is_dir() or _others(folder)):
+    elif folder.exists() and not found and not _empty(folder):
         raise UsageError(f"{folder} is there already and is no run folder; give another by --out.")
     elif found and not replace:
         raise UsageError(f"{folder} holds a run already; go on with --resume {folder}, or write over it with --replace.")
@@ -102,6 +102,11 @@ def _check_resume(folder: Path, found: str | None, recipe: str) -> None:
             f"--resume: {folder} was begun with another recipe ({changed[0] if changed else 'other keys'} differs); "
             "take the recipe as it was, or give another folder."
         )
+
+
+def _empty(folder: Path) -> bool:
+    """Whether there is nothing in it but what a start that was interrupted at once left behind."""
+    return folder.is_dir() and all(_left_over(path) for path in folder.iterdir())
 
 
 def _others(folder: Path) -> list[str]:

@@ -84,10 +84,10 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def lacks_derivative(error: Exception) -> bool:
-    """Whether torch says with this error that some operation cannot be differentiated or transformed in the way asked for."""
+def missing_derivative(error: Exception) -> str:
+    """Torch's own words, one line, where it says that an operation cannot be differentiated or transformed so; else empty."""
     told = ("forward AD", "forward mode AD", "derivative for", "differentiate twice", "functorch", "torch.func", "vmap")
-    return any(words in str(error) for words in told)
+    return str(error).partition("\n")[0] if any(words in str(error) for words in told) else ""
 
 
 @contextmanager
@@ -151,19 +151,21 @@ def inner_products(
             with statistics_untouched(model), random_state(rng), plain_attention():
                 return _forward_products(model, where, loss, batch, q, coupled)
         except (NotImplementedError, RuntimeError) as error:
-            if not lacks_derivative(error):
+            why = missing_derivative(error)
+            if not why:
                 raise
             if way == "forward":
-                raise UnsupportedModelError(f"{who} has no forward derivative ({error}); use way='auto'.") from error
-            warnings.warn(f"{who} has no forward derivative ({error}); scores take two backward passes instead.", stacklevel=2)
+                raise UnsupportedModelError(f"{who} has no forward derivative ({why}); use way='auto'.") from error
+            warnings.warn(f"{who} has no forward derivative ({why}); scores take two backward passes instead.", stacklevel=2)
     try:
         with statistics_untouched(model), random_state(rng), plain_attention():
             return _reverse_products(model, where, loss, batch, q)
     except (NotImplementedError, RuntimeError) as error:
-        if not lacks_derivative(error):
+        why = missing_derivative(error)
+        if not why:
             raise
         raise UnsupportedModelError(
-            f"{who} can be differentiated neither forwards nor twice backwards ({error}); replace that layer."
+            f"{who} can be differentiated neither forwards nor twice backwards ({why}); replace that layer."
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import final
 
 import torch
@@ -12,7 +13,7 @@ from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import DataError
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Problem, Solver
-from limbeck.influence.gradients import mean_gradient
+from limbeck.influence.gradients import mean_gradient, random_state
 from limbeck.influence.vectors import Vector
 from limbeck.weighting.guard import Guard
 from limbeck.weighting.squash import check_normalise, effective_sample_size, mean_one, normalise, saturated, squash
@@ -45,6 +46,8 @@ class InfluenceWeighting(Weighting):
 
     needs_queries = True
     MEAN_LIMIT = 2.0
+    LOOK_EVERY = 20
+    """Least steps between two looks of the guard, so that its patience means the same at every refresh."""
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class InfluenceWeighting(Weighting):
         self.query_batch = None if query_batch is None else whole(query_batch, "InfluenceWeighting: query_batch")
         self._q: Vector | None = None
         self._renewed = 0
+        self._looked: int | None = None
         self._scores: Tensor | None = None
         self._figures: dict[str, float] = {}
         self._events: list[str] = []
@@ -105,27 +109,41 @@ class InfluenceWeighting(Weighting):
         if self.guard.tripped:
             return torch.ones_like(step.losses)
         if self.solver.due(step.number):
-            self.solver.update(self._problem(step), step.number)
+            with self._apart(step):
+                self.solver.update(self._problem(step), step.number)
         return self._weigh(step, self._direction(step, parameters)[0])[1]
 
     def _renew(self, step: Step) -> None:
         """Renew the curvature where it is due, then q; look whether all is well."""
         if self.solver.due(step.number):
-            self.solver.update(self._problem(step), step.number)
+            with self._apart(step):
+                self.solver.update(self._problem(step), step.number)
         self._q, query_loss = self._direction(step, None)
         self._renewed = step.number
         self._figures["query_loss"] = query_loss
+        if self._looked is None or step.number - self._looked >= self.LOOK_EVERY:
+            self._look(step, query_loss)
+
+    def _look(self, step: Step, query_loss: float) -> None:
+        """Have the guard look, and stop weighting where it says so."""
         share = sum(self._shares) / len(self._shares) if self._shares else 1.0
         self._shares.clear()
+        self._looked = step.number
         trouble = self.guard.look(query_loss, share)
         if trouble:
             self._scores, self._q = None, None
+            self._figures = {"query_loss": query_loss}
             self._events.append(f"at step {step.number}: {trouble}")
 
     def _direction(self, step: Step, parameters: Vector | None) -> tuple[Vector, float]:
         """Q and the mean query loss, at the student's own or at other parameters."""
-        v, query_loss = mean_gradient(self.setting.student, self.setting.task.query_loss, [self._queries(step)], parameters)
-        return self.solver.solve(v, self._problem(step)), query_loss
+        with self._apart(step):
+            v, query_loss = mean_gradient(self.setting.student, self.setting.task.query_loss, [self._queries(step)], parameters)
+            return self.solver.solve(v, self._problem(step)), query_loss
+
+    def _apart(self, step: Step) -> AbstractContextManager[None]:
+        """Dropout in passes of our own draws from its own numbers, so that the student's are those of an unweighted run."""
+        return random_state(self._generator(step, 3).get_state())
 
     def _queries(self, step: Step) -> Batch:
         queries = self.setting.queries
@@ -172,7 +190,9 @@ class InfluenceWeighting(Weighting):
         """q, its age, the guard and the solver."""
         flat = {f"q/{name}": part for name, part in (self._q or {}).items()}
         flat |= {f"solver/{name}": part for name, part in self.solver.state().items()}
-        flat["guard"] = torch.tensor([self.guard.best, self.guard.bad, self.guard.tripped, self._renewed], dtype=torch.float64)
+        looked = -1 if self._looked is None else self._looked
+        numbers = [self.guard.best, self.guard.bad, self.guard.looks, self.guard.tripped, self._renewed, looked]
+        flat["guard"] = torch.tensor(numbers, dtype=torch.float64)
         flat["shares"] = torch.tensor(self._shares, dtype=torch.float64)
         flat |= {f"figures/{name}": torch.tensor(value, dtype=torch.float64) for name, value in self._figures.items()}
         return flat
@@ -181,8 +201,9 @@ class InfluenceWeighting(Weighting):
         """Take back what `state` gave."""
         self._q = {key.removeprefix("q/"): part for key, part in state.items() if key.startswith("q/")} or None
         self.solver.load_state({key.removeprefix("solver/"): part for key, part in state.items() if key.startswith("solver/")})
-        best, bad, tripped, renewed = state["guard"].tolist()
-        self.guard.best, self.guard.bad, self.guard.tripped, self._renewed = best, int(bad), bool(tripped), int(renewed)
+        best, bad, looks, tripped, renewed, looked = state["guard"].tolist()
+        self.guard.best, self.guard.bad, self.guard.looks, self.guard.tripped = best, int(bad), int(looks), bool(tripped)
+        self._renewed, self._looked = int(renewed), None if looked < 0 else int(looked)
         self._shares = state["shares"].tolist()
         self._figures = {key.removeprefix("figures/"): float(part) for key, part in state.items() if key.startswith("figures/")}
         self._events.clear()

@@ -34,7 +34,7 @@ def normalise(phi: Tensor, mode: Normalise) -> Tensor:
 
     `none` phi · `std` phi / std · `rms` phi / root mean square · `median` phi / median|phi| · `zscore` (phi - mean) / std ·
     `mad` (phi - median) / (1.4826 median|phi - median|) · `center` (phi - median) / std · `range` 10 phi / (max - min).
-    Where the scale is 0 (all scores equal, or all 0) every z is 0. Min-max scaling is not offered: it moves phi = 0 and lets
+    Where the scale is 0 (all scores equal but for rounding, or all 0) every z is 0. Min-max scaling is not offered: it moves phi = 0 and lets
     two outliers set all weights (docs/decisions/0003).
 
     Reference: KD-AIF, arXiv:2501.02705 leaves the normalisation open; `range` is that of UIDS, arXiv:1912.01321.
@@ -52,7 +52,9 @@ def normalise(phi: Tensor, mode: Normalise) -> Tensor:
         "mad": lambda: 1.4826 * shifted.abs().median(),
         "range": lambda: (phi.max() - phi.min()) / 10,
     }[mode]()
-    return torch.where(spread > 0, shifted / spread.clamp(min=torch.finfo(phi.dtype).tiny), torch.zeros_like(phi))
+    limits = torch.finfo(phi.dtype)
+    rounding = (16 * limits.eps * phi.abs().max()).clamp(min=limits.tiny)
+    return torch.where(spread > rounding, shifted / spread.clamp(min=limits.tiny), torch.zeros_like(phi))
 
 
 def squash(z: Tensor, gain: float = 1.0, clamp: float = 4.0) -> Tensor:

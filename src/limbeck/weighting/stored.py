@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -68,9 +69,21 @@ def FromFile(path: str, column: str = "weight") -> Stored:
     """
     if not Path(path).is_file():
         raise DataError(f"FromFile: there is no file {path}; give a parquet file with the columns index and {column}.")
-    schema = pq.read_schema(path)
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowException as error:
+        raise DataError(f"FromFile: {path} is not a parquet file; write it with pyarrow or pandas.to_parquet.") from error
     missing = [name for name in ("index", column) if name not in schema.names]
     if missing:
         raise DataError(f"FromFile: {path} has no column {missing[0]!r}; it has {', '.join(schema.names)}.")
-    rows = pq.read_table(path, columns=["index", column]).group_by("index").aggregate([(column, "mean")])
+    if not pa.types.is_integer(schema.field("index").type):
+        raise DataError(f"FromFile: the column index of {path} must hold whole numbers, it is {schema.field('index').type}.")
+    kind = schema.field(column).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"FromFile: the column {column!r} of {path} must hold numbers, it is {kind}.")
+    table = pq.read_table(path, columns=list(dict.fromkeys(("index", column))))
+    empty = [name for name in table.column_names if table[name].null_count]
+    if empty:
+        raise DataError(f"FromFile: the column {empty[0]!r} of {path} has empty cells; fill them or drop their rows.")
+    rows = table.group_by("index").aggregate([(column, "mean")])
     return Stored(torch.tensor(rows["index"].to_pylist()), torch.tensor(rows[f"{column}_mean"].to_pylist(), dtype=torch.float32))

@@ -9,11 +9,11 @@ from torch.func import grad, vmap
 
 from limbeck.core.batch import Batch
 from limbeck.core.checks import positive, whole
-from limbeck.core.errors import UsageError
+from limbeck.core.errors import UnsupportedModelError, UsageError
 from limbeck.functional.divergences import cross_entropy, token_mean
-from limbeck.influence.curvature.capture import draw_labels
+from limbeck.influence.curvature.capture import draw_labels, drawn_loss
 from limbeck.influence.curvature.solver import Problem, Solver
-from limbeck.influence.gradients import at, modes_restored
+from limbeck.influence.gradients import at, modes_restored, plain_attention
 from limbeck.influence.vectors import Vector, scaled, trainable, zeros_like
 
 
@@ -27,6 +27,9 @@ class Diagonal(Solver):
         damping: lambda relative to the mean of F_pp over all parameters, > 0.
         fisher: `true` draws labels from the model, `empirical` takes those given.
         refresh: Steps between two estimates in training, >= 1.
+
+    Raises:
+        UnsupportedModelError: The model has a layer that torch cannot vectorise over samples, such as an LSTM.
 
     >>> Diagonal()
     Diagonal(damping=0.1)
@@ -70,10 +73,16 @@ class Diagonal(Solver):
             one = Batch(
                 inputs.unsqueeze(0), label.unsqueeze(0), batch.index[:1], None if batch.mask is None else counted.unsqueeze(0)
             )
-            logits = at(problem.model, parameters)(one).logits
-            return token_mean(cross_entropy(logits, label.unsqueeze(0)), one.mask).sum()
+            logits, target = at(problem.model, parameters)(one).logits, label.unsqueeze(0)
+            drawn = self.fisher == "true"
+            return (drawn_loss(logits, target, one.mask) if drawn else token_mean(cross_entropy(logits, target), one.mask)).sum()
 
-        grads = vmap(grad(loss), in_dims=(None, 0, 0, 0))(own, batch.inputs, labels, mask)
+        try:
+            with plain_attention():
+                grads = vmap(grad(loss), in_dims=(None, 0, 0, 0))(own, batch.inputs, labels, mask)
+        except RuntimeError as error:
+            why, who = str(error).partition("\n")[0], type(problem.model).__name__
+            raise UnsupportedModelError(f"Diagonal: {who} cannot be differentiated sample by sample ({why}); use EKFAC().") from error
         return {name: part.square().sum(0).detach() for name, part in grads.items()}
 
     def solve(self, v: Vector, problem: Problem) -> Vector:

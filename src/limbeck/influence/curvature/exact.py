@@ -65,10 +65,12 @@ class Exact(Solver):
         self._updated = step or 0
 
     def solve(self, v: Vector, problem: Problem) -> Vector:
-        """Q by LU, which also serves an indefinite Hessian."""
+        """Q by LU, which also serves an indefinite Hessian; without damping the smallest q, since H may be singular."""
         if self._matrix is None:
             self.update(problem)
         assert self._matrix is not None
+        if self.damping == 0:
+            return unflatten(torch.linalg.pinv(self._matrix, hermitian=True) @ flatten(v), v)
         return unflatten(torch.linalg.solve(self._matrix, flatten(v)), v)
 
     def state(self) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.solver import Problem
-from limbeck.influence.gradients import at, lacks_derivative, plain_attention, random_state, statistics_untouched
+from limbeck.influence.gradients import at, missing_derivative, plain_attention, random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten, zeros_like
 
 Curvature = Literal["gauss_newton", "hessian"]
@@ -34,11 +34,11 @@ def curvature_product(problem: Problem, u: Vector, kind: Curvature) -> Vector:
             with statistics_untouched(problem.model), plain_attention():
                 part = one(problem, batch, u)
         except (NotImplementedError, RuntimeError) as error:
-            if not lacks_derivative(error):
+            why = missing_derivative(error)
+            if not why:
                 raise
             raise UnsupportedModelError(
-                f"curvature products: {type(problem.model).__name__} has a layer without the derivatives they need ({error}); "
-                "use EKFAC()."
+                f"curvature products: {type(problem.model).__name__} lacks a derivative that they need ({why}); use EKFAC()."
             ) from error
         total = {name: t + part[name] for name, t in total.items()}
     return {name: t / problem.count for name, t in total.items()}

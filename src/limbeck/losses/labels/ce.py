@@ -37,7 +37,11 @@ class CE(Term):
         self.smoothing = fraction(smoothing, "CE: smoothing")
 
     def forward(self, views: Views) -> Tensor:
-        """One value per sample, [B]."""
+        """One value per sample, [B].
+
+        Raises:
+            ShapeError: Logits and labels do not fit together.
+        """
         logits, targets = views.student.logits, targets_of(views, "CE")
         if logits.shape[:-1] != targets.shape:
             raise ShapeError(f"CE: logits {list(logits.shape)} need one label per row, got labels {list(targets.shape)}.")

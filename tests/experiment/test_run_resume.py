@@ -1,0 +1,122 @@
+"""Killed with SIGKILL at moments of its own choosing and gone on with, a run ends in the same bytes as an undisturbed one."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import torch._dynamo  # noqa: F401 - optimizers load it at their first step: here once, not in every child
+from run_makers import FILES, TINY, marks, tiny
+
+from limbeck.experiment.recipe import Recipe
+from limbeck.experiment.run import run
+
+CHOICE = random.Random(7)
+KEPT_OFTEN = {"checkpoint_every": 2, "compare": ["uniform"]}
+
+
+def child(recipe: Recipe, folder: Path, resume: bool) -> None:
+    torch.set_num_threads(1)
+    run(recipe, folder, resume=resume)
+    os._exit(0)
+
+
+@contextmanager
+def started(recipe: Recipe, folder: Path) -> Iterator[multiprocessing.Process]:
+    """The run in a process of its own, forked, which spares the import of torch; killed in the end."""
+    resume = (folder / "recipe.yaml").exists()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(recipe, folder, resume), daemon=True)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="forks")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"step": "Simultaneous(feedback=0.5)", "seeds": 1, "epochs": 3},
+        {"step": "Offline(epochs=1)", "seeds": 1},
+        {"weighting": "Shuffled(InfluenceWeighting(refresh=2))", "optimizer": "Adam(lr=0.01)", "accumulate": 2, "seeds": 1},
+    ],
+    ids=["student", "simultaneous", "offline", "shuffled"],
+)
+def test_killed_and_gone_on_with(tmp_path: Path, changes: dict[str, object]) -> None:
+    recipe = tiny(**{**KEPT_OFTEN, **changes})
+    began = time.monotonic()
+    with started(recipe, tmp_path / "calm") as calm:
+        calm.join(60)
+        assert calm.exitcode == 0
+    whole = time.monotonic() - began
+    kills, folder = 0, tmp_path / "killed"
+    for _ in range(6):
+        with started(recipe, folder) as process:
+            process.join(CHOICE.uniform(0.05, 0.6) * whole)
+            kills += process.is_alive()
+    with started(recipe, folder) as process:
+        process.join(60)
+        assert process.exitcode == 0
+    assert kills >= 2
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert marks(folder) == marks(tmp_path / "calm")
+
+
+def until(process: "subprocess.Popen[bytes]", folder: Path, units: int) -> None:
+    """Wait until some units are finished and a checkpoint of the next is there, or the run has ended."""
+    limit = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < limit:
+        kept = list((folder / "checkpoints").glob("*.json"))
+        if len(kept) >= units and list((folder / "checkpoints").glob("*.pt")):
+            return
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.recipe
+def test_the_command_killed_and_gone_on_with(tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    settings = {**TINY, **KEPT_OFTEN, "epochs": 6}
+    recipe.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
+    command = [sys.executable, "-m", "limbeck.cli", "run"]
+
+    def begin(*words: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([*command, *words, "--quiet"], stdout=subprocess.DEVNULL, cwd=tmp_path)
+
+    assert begin(str(recipe), "--out", "calm").wait(300) == 0
+    process = begin(str(recipe), "--out", "killed")
+    for units in (0, 2, 5):
+        until(process, tmp_path / "killed", units)
+        time.sleep(CHOICE.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(10) in (0, -signal.SIGKILL)
+        assert not (tmp_path / "killed" / "result.json").exists()
+        process = begin("--resume", "killed")
+    assert process.wait(300) == 0
+    assert marks(tmp_path / "killed") == marks(tmp_path / "calm")
+
+
+@pytest.mark.slow
+def test_the_command_stopped_by_the_user_says_how_to_go_on(tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text("".join(f"{key}: {value}\n" for key, value in {**TINY, **KEPT_OFTEN, "epochs": 200}.items()))
+    command = [sys.executable, "-m", "limbeck.cli", "run", str(recipe), "--out", "run", "--quiet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    until(process, tmp_path / "run", 0)  # type: ignore[arg-type]
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.strip().splitlines()[-1].startswith("limbeck: stopped; a run goes on")
+    assert "Traceback" not in said
