@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def child(recipe: Recipe, folder: Path, resume: bool) -> None:
 
 @contextmanager
 def started(recipe: Recipe, folder: Path) -> Iterator[multiprocessing.Process]:
-    """The run in a process of its own, forked, which spares the import of torch; killed in the end."""
+    """The run in a process of its own, killed in the end; forked, which spares the import of torch and of much else."""
     resume = (folder / "recipe.yaml").exists()
     process = multiprocessing.get_context("fork").Process(target=child, args=(recipe, folder, resume), daemon=True)
     process.start()
@@ -42,34 +43,92 @@ def started(recipe: Recipe, folder: Path) -> Iterator[multiprocessing.Process]:
         process.join()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="forks")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"step": "Simultaneous(feedback=0.5)", "seeds": 1, "epochs": 3},
-        {"step": "Offline(epochs=1)", "seeds": 1},
-        {"weighting": "Shuffled(InfluenceWeighting(refresh=2))", "optimizer": "Adam(lr=0.01)", "accumulate": 2, "seeds": 1},
-    ],
-    ids=["student", "simultaneous", "offline", "shuffled"],
-)
-def test_killed_and_gone_on_with(tmp_path: Path, changes: dict[str, object]) -> None:
-    recipe = tiny(**{**KEPT_OFTEN, **changes})
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All that a run imports on its way is there before the first fork."""
+    run(tiny(seeds=1, epochs=1, compare=["uniform"]), tmp_path_factory.mktemp("loaded") / "run")
+
+
+def kill_often(recipe: Recipe, folder: Path, kills: int) -> None:
+    """An undisturbed run, one that is killed so often, and what they must have in common."""
+    run(recipe, folder / "calm")
     began = time.monotonic()
-    with started(recipe, tmp_path / "calm") as calm:
-        calm.join(60)
-        assert calm.exitcode == 0
-    whole = time.monotonic() - began
-    kills, folder = 0, tmp_path / "killed"
-    for _ in range(6):
-        with started(recipe, folder) as process:
-            process.join(CHOICE.uniform(0.05, 0.6) * whole)
-            kills += process.is_alive()
-    with started(recipe, folder) as process:
+    run(recipe, folder / "calm", replace=True)
+    whole, died, tries = time.monotonic() - began, 0, 0
+    while died < kills:
+        tries += 1
+        assert tries < 40, "the runs end before they can be killed"
+        with started(recipe, folder / "killed") as process:
+            process.join(CHOICE.uniform(0.05, 0.5) * whole)
+            died += process.is_alive()
+        if (folder / "killed" / "result.json").exists():
+            assert marks(folder / "killed") == marks(folder / "calm")
+            shutil.rmtree(folder / "killed")
+    with started(recipe, folder / "killed") as process:
         process.join(60)
         assert process.exitcode == 0
-    assert kills >= 2
+    assert {path.name for path in (folder / "killed").iterdir()} == FILES
+    assert marks(folder / "killed") == marks(folder / "calm")
+
+
+forks = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="forks"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("loaded"),
+]
+QUICK = {**KEPT_OFTEN, "seeds": 1}
+CHANGES: dict[str, dict[str, object]] = {
+    "student": {"seeds": 2},
+    "simultaneous": {"step": "Simultaneous(feedback=0.5)", "epochs": 3},
+    "offline": {"step": "Offline(epochs=1)"},
+    "shuffled": {
+        "weighting": "Shuffled(InfluenceWeighting(refresh=2))",
+        "optimizer": "Adam(lr=0.01)",
+        "accumulate": 2,
+    },
+}
+
+
+class TestForked:
+    pytestmark = forks
+
+    def test_killed_three_times_and_gone_on_with(self, tmp_path: Path) -> None:
+        kill_often(tiny(**QUICK, step="Simultaneous(feedback=0.5)"), tmp_path, 3)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_killed_many_times(self, tmp_path: Path, name: str) -> None:
+        kill_often(tiny(**{**QUICK, **CHANGES[name]}), tmp_path, 8)
+
+
+class Power(BaseException):
+    """The power fails; nothing catches it."""
+
+
+def test_the_power_fails_while_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At one write after the other, before and after the file has its name."""
+    recipe = tiny(compare=["uniform"], seeds=1, epochs=1)
+    run(recipe, tmp_path / "calm")
+    folder, original, fails = tmp_path / "run", Path.replace, 0
+    while not (folder / "result.json").exists():
+        left = iter(range(fails % 3, -1, -1))
+
+        def replace(self: Path, target: Path, left: Iterator[int] = left, late: bool = fails % 2 == 1) -> Path:
+            ends = next(left) == 0
+            if ends and not late:
+                raise Power
+            moved = original(self, target)
+            if ends:
+                raise Power
+            return moved
+
+        monkeypatch.setattr(Path, "replace", replace)
+        with pytest.raises(Power):
+            run(recipe, folder, resume=(folder / "recipe.yaml").exists())
+        monkeypatch.undo()
+        fails += 1
+    run(recipe, folder, resume=True)
+    assert fails > 8
     assert {path.name for path in folder.iterdir()} == FILES
     assert marks(folder) == marks(tmp_path / "calm")
 

@@ -50,15 +50,15 @@ def statistics_untouched(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     tracking = [module for module in training if isinstance(module, _BatchNorm) and module.track_running_stats]
     held = [(m, name, part) for m in training if not isinstance(m, _BatchNorm) for name, part in m._buffers.items()]
-    for module in tracking:
-        module.track_running_stats = False
+    for norm in tracking:
+        norm.track_running_stats = False
     for module, name, part in held:
         module._buffers[name] = None if part is None else part.clone()
     try:
         yield
     finally:
-        for module in tracking:
-            module.track_running_stats = True
+        for norm in tracking:
+            norm.track_running_stats = True
         for module, name, part in held:
             module._buffers[name] = part
 
@@ -143,6 +143,7 @@ def inner_products(
 
     Raises:
         UnsupportedModelError: A layer offers neither derivative.
+        RuntimeError: Whatever else the model itself raises.
     """
     where = {name: part.detach() for name, part in (trainable(model) if parameters is None else parameters).items()}
     who = f"influence: {type(model).__name__}"
@@ -233,7 +234,7 @@ def mean_gradient(
 
 
 def per_sample_gradients_slow(model: nn.Module, loss: Loss, batch: Batch) -> Tensor:
-    """Every sample's gradient, [B, P], by one backward pass each through the batch's graph: the obviously right twin, for tests."""
+    """Every sample's gradient, [B, P], by one backward pass each through the batch's graph: the slow, obviously right twin."""
     parameters = list(trainable(model).values())
     with torch.enable_grad(), statistics_untouched(model):
         values = loss(model, batch)

@@ -49,7 +49,9 @@ class Guard:
         if self.bad < self.patience:
             return None
         self.tripped = True
-        return f"influence weighting was stopped, all weights are 1 from here on, since {why}; lower gain or refresh q more often."
+        return (
+            f"influence weighting was stopped, all weights are 1 from here on, since {why}; lower gain or refresh q more often."
+        )
 
     def _trouble(self, query_loss: float, effective_share: float) -> str:
         """What is wrong at this look, in words; empty where nothing is. A loss that is NaN is wrong."""

@@ -34,8 +34,8 @@ def normalise(phi: Tensor, mode: Normalise) -> Tensor:
 
     `none` phi · `std` phi / std · `rms` phi / root mean square · `median` phi / median|phi| · `zscore` (phi - mean) / std ·
     `mad` (phi - median) / (1.4826 median|phi - median|) · `center` (phi - median) / std · `range` 10 phi / (max - min).
-    Where the scale is 0 (all scores equal but for rounding, or all 0) every z is 0. Min-max scaling is not offered: it moves phi = 0 and lets
-    two outliers set all weights (docs/decisions/0003).
+    Where the scale is 0 (all scores equal but for rounding, or all 0) every z is 0. Min-max scaling is not offered: it moves
+    phi = 0 and lets two outliers set all weights (docs/decisions/0003).
 
     Reference: KD-AIF, arXiv:2501.02705 leaves the normalisation open; `range` is that of UIDS, arXiv:1912.01321.
     """

@@ -62,7 +62,12 @@ class Diagonal(Solver):
         self._squares, self._updated = scaled(total, 1 / problem.count), step or 0
 
     def _squares_of(self, problem: Problem, own: Vector, batch: Batch) -> Vector:
-        """Sum over the samples of their squared gradients."""
+        """Sum over the samples of their squared gradients.
+
+        Raises:
+            UsageError: The empirical Fisher is asked for and there are no labels.
+            UnsupportedModelError: A layer cannot be vectorised over samples.
+        """
         with torch.no_grad():
             labels = draw_labels(problem.model(batch).logits, problem.generator) if self.fisher == "true" else batch.targets
         if labels is None:
@@ -82,7 +87,9 @@ class Diagonal(Solver):
                 grads = vmap(grad(loss), in_dims=(None, 0, 0, 0))(own, batch.inputs, labels, mask)
         except RuntimeError as error:
             why, who = str(error).partition("\n")[0], type(problem.model).__name__
-            raise UnsupportedModelError(f"Diagonal: {who} cannot be differentiated sample by sample ({why}); use EKFAC().") from error
+            raise UnsupportedModelError(
+                f"Diagonal: {who} cannot be differentiated sample by sample ({why}); use EKFAC()."
+            ) from error
         return {name: part.square().sum(0).detach() for name, part in grads.items()}
 
     def solve(self, v: Vector, problem: Problem) -> Vector:

@@ -15,7 +15,7 @@ from limbeck.influence.vectors import Vector
 
 @final
 class EKFAC(Solver):
-    """q = U_S [(U_S' V U_A) / (Lambda + lambda)] U_A', with Lambda the second moments of the gradient in the Kronecker eigenbasis.
+    """q = U_S [(U_S' V U_A) / (Lambda + lambda)] U_A', Lambda the second moments of the gradient in the Kronecker eigenbasis.
 
     Args:
         damping: lambda relative to each layer's mean eigenvalue, > 0.

@@ -26,6 +26,7 @@ def curvature_product(problem: Problem, u: Vector, kind: Curvature) -> Vector:
 
     Raises:
         UnsupportedModelError: A layer lacks a derivative that such a product needs.
+        RuntimeError: Whatever else the model itself raises.
     """
     one = _gauss_newton_product if kind == "gauss_newton" else _hessian_product
     total = zeros_like(u)

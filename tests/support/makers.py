@@ -1,0 +1,72 @@
+"""What tests of several rooms are made of: the reference tensors of the method sheets, batches, views, a coupled term."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.batch import Batch
+from limbeck.core.outputs import Outputs, Views
+from limbeck.core.term import Term
+
+STUDENT = torch.tensor([[1, 0.2, -0.5, 0.3], [-0.1, 0.8, 0.4, -0.9], [0.4, -0.2, 0.1, 1.1]], dtype=torch.float64)
+TEACHER = torch.tensor([[2, 0.5, -1, 1], [0.3, 1.2, 1.5, -1], [-0.5, 0.3, 0.9, 1.8]], dtype=torch.float64)
+LABELS = torch.tensor([0, 1, 3])
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed), dtype=dtype)
+
+
+def labels(*shape: int, classes: int, seed: int = 0) -> Tensor:
+    return torch.randint(classes, shape, generator=generator(seed))
+
+
+def views(student: Tensor, teacher: Tensor | None, targets: Tensor | None, mask: Tensor | None = None) -> Views:
+    """Views on samples whose inputs do not matter."""
+    batch = Batch(torch.zeros(len(student), 1), targets, torch.arange(len(student)), mask)
+    return Views(Outputs(student), None if teacher is None else Outputs(teacher), batch)
+
+
+def golden_views() -> Views:
+    """The reference tensors of the classics' sheet."""
+    return views(STUDENT, TEACHER, LABELS)
+
+
+def random_views(seed: int = 0, rows: int = 6, classes: int = 5) -> Views:
+    student, teacher = normal(rows, classes, seed=seed), normal(rows, classes, seed=seed + 1)
+    return views(student, teacher, labels(rows, classes=classes, seed=seed))
+
+
+def token_views(seed: int = 0, rows: int = 6, length: int = 4, classes: int = 5) -> Views:
+    """[B, L, V] logits; samples have 1 to L counted tokens."""
+    student, teacher = normal(rows, length, classes, seed=seed), normal(rows, length, classes, seed=seed + 1)
+    counted = torch.arange(rows) % length + 1
+    mask = torch.arange(length) < counted.unsqueeze(1)
+    return views(student, teacher, labels(rows, length, classes=classes, seed=seed), mask)
+
+
+def take(both: Views, rows: Tensor | slice) -> Views:
+    """The views' samples at these positions."""
+    teacher = None if both.teacher is None else both.teacher.take(rows)
+    return Views(both.student.take(rows), teacher, both.batch.take(rows))
+
+
+def told_teacher(batch: Batch) -> Outputs:
+    """A teacher whose logits travel with the batch, in its column `teacher`."""
+    return Outputs(batch.meta["teacher"])
+
+
+@final
+class FromTheMean(Term):
+    """|s_i - mean_j s_j|^2: the simplest term that couples the samples of a batch."""
+
+    coupled = True
+
+    def forward(self, views: Views) -> Tensor:
+        logits = views.student.logits
+        return (logits - logits.mean(0)).square().flatten(1).sum(1)
