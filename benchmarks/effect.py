@@ -1,10 +1,10 @@
 """Runs a recipe under several settings and prints one table: what each weighting gains over plain distillation, with intervals.
 
     python benchmarks/effect.py digits --noise 0 0.2 0.3 0.4 --seeds 5 --out runs/effect
-    python benchmarks/effect.py digits --noise 0.4 --weighting "InfluenceWeighting(Identity())" "InfluenceWeighting(gain=2)"
+    python benchmarks/effect.py digits --noise 0.4 --weighting "InfluenceWeighting(gain=2)"
     python benchmarks/effect.py recipes/cifar10_subset.yaml --data 'Arrays("runs/data/cifar10_worst.npz")'
 
-Each setting is a whole run with its own folder under --out, where its report stands too; finished folders are read, not run again.
+Each setting is a whole run with its own folder under --out, where its report stands too; finished ones are read, not run again.
 """
 
 import argparse

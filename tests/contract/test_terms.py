@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import pytest
-from support.makers import FromTheMean, random_views, token_views
-from support.properties import PROPERTIES
 
 from limbeck.catalogue import Row, rows
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
+from support.makers import FromTheMean, random_views, token_views
+from support.properties import PROPERTIES
 
 Property = Callable[[Term, Views], None]
 

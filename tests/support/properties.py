@@ -4,7 +4,6 @@ import copy
 from dataclasses import replace
 
 import torch
-from support.makers import generator, take
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
@@ -12,6 +11,7 @@ from torch.testing import assert_close
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term
 from limbeck.influence.gradients import forward_rules
+from support.makers import generator, take
 
 
 def at_logits(term: Term, views: Views, logits: Tensor) -> Tensor:

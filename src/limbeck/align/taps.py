@@ -45,7 +45,7 @@ class Tapped(nn.Module):
         if not isinstance(logits, Tensor) or logits.dim() not in (2, 3) or len(logits) != len(batch):
             came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ShapeError(
-                f"{type(self.model).__name__} returned {came} for {len(batch)} samples; a model returns logits [B, C] or [B, L, V]."
+                f"{type(self.model).__name__} returned {came} for {len(batch)} samples; logits must be [B, C] or [B, L, V]."
             )
         return Outputs(logits, dict(features))
 

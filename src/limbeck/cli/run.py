@@ -1,5 +1,6 @@
 """`limbeck run`: a recipe from the data to the report."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -88,6 +89,8 @@ def _carry_out(recipe: "Recipe", folder: Path, *, resume: bool, replace: bool, q
 
     with progress_for(sys.stderr, quiet=quiet) as progress:
         experiment.run(recipe, folder, resume=resume, replace=replace, progress=progress)
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one writes and speaks
+        return
     page = render(folder)
     verdict = read_run(folder).result.verdict
     if verdict is not None:

@@ -73,7 +73,7 @@ class Objective(nn.Module):
             value = term(views)
             if value.shape != (len(views.batch),):
                 raise ShapeError(
-                    f"{name} returned {list(value.shape)} for {len(views.batch)} samples; a term returns one value per sample, [B]."
+                    f"{name} returned {list(value.shape)} for {len(views.batch)} samples; a term gives one value per sample, [B]."
                 )
             rows.append(value)
         return torch.stack(rows)

@@ -145,7 +145,7 @@ def _scores(parts: Parts, main: Arm, one: Done, rows: Tensor) -> Tensor:
 
 
 def gallery(source: Source, table: Columns) -> dict[str, Any]:
-    """How the samples look that the report shows: the most harmful and the most helpful, by mean score over the seeds, as the report ranks them."""
+    """How the samples look that the report shows: the most harmful and the most helpful, ranked as the report ranks them."""
     seeds, scores = torch.tensor(table["seed"]), torch.tensor(table["score"])
     for seed in torch.unique(seeds):  # scores have another scale in every seed
         own = scores[seeds == seed]
@@ -184,6 +184,7 @@ def card(recipe: Recipe, found: Mapping[str, Any]) -> str:
     main = found["arms"][found["main"]]
     place = found["seeds"].index(found["kept_seed"])
     figures = {name: values[place] for name, values in main["per_seed"].items() if values[place] is not None}
+    sizes = {name: f"{model['parameters']:,}" for name, model in found["models"].items()}
     lines = [
         f"# {recipe.student}, distilled from {recipe.teacher}",
         "",
@@ -192,7 +193,7 @@ def card(recipe: Recipe, found: Mapping[str, Any]) -> str:
         f"- Data: {found['data']['name']}, {found['data']['counts']['train']} training samples, classes "
         + ", ".join(found["data"]["classes"][:20]),
         f"- Method: {main['title']}, objective `{recipe.objective}`, seed {found['kept_seed']} of {found['seeds']}",
-        f"- Parameters: {found['models']['student']['parameters']:,}; the teacher has {found['models']['teacher']['parameters']:,}",
+        f"- Parameters: {sizes['student']}; the teacher has {sizes['teacher']}",
         *[f"- {name.replace('_', ' ')} on the test split: {value:.4f}" for name, value in figures.items() if "valid" not in name],
         "",
         "The weights are `student.safetensors`: build the student as the recipe names it and load them with `load_state_dict`.",
