@@ -111,7 +111,7 @@ def test_the_power_fails_while_files_are_written(tmp_path: Path, monkeypatch: py
     run(recipe, tmp_path / "calm")
     folder, original, fails = tmp_path / "run", Path.replace, 0
     while not (folder / "result.json").exists():
-        left = iter(range(fails % 3, -1, -1))
+        left = iter(range(fails // 2, -1, -1))
 
         def replace(self: Path, target: Path, left: Iterator[int] = left, late: bool = fails % 2 == 1) -> Path:
             ends = next(left) == 0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.core.checks import finite
 from limbeck.core.errors import DataError, UsageError, nearest
-from limbeck.data.files import read_labels
+from limbeck.data.label_file import read_labels
 from limbeck.data.seeding import generator_for, seed_of
 from limbeck.data.source import Source, rows_without
 

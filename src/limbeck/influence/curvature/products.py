@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp
+from torch.func import grad, jvp, vjp, vmap
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
@@ -85,8 +85,12 @@ def _hessian_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
 
 
 def dense(problem: Problem, kind: Curvature) -> Tensor:
-    """The whole matrix, [P, P], one product per column: for small models and for tests."""
+    """The whole matrix, [P, P], 32 products at a time: for small models and for tests."""
     own = _own(problem)
     basis = torch.eye(flatten(own).numel()).to(flatten(own))
-    columns = [flatten(curvature_product(problem, unflatten(unit, own), kind)) for unit in basis]
-    return torch.stack(columns, dim=1)
+
+    def column(unit: Tensor) -> Tensor:
+        return flatten(curvature_product(problem, unflatten(unit, own), kind))
+
+    columns: Tensor = vmap(column, randomness="same", chunk_size=32)(basis)
+    return columns.T

@@ -1,0 +1,216 @@
+"""Exact and conjugate gradients against the dense damped oracle; what all solvers share: schedules, states, refusals."""
+
+import math
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from support.makers import generator, labels, normal, told_teacher
+from support.nets import BY_NAME, TASK
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from limbeck.align.taps import Tapped
+from limbeck.catalogue import Row, rows
+from limbeck.core.batch import Batch
+from limbeck.core.errors import UnsupportedModelError, UsageError
+from limbeck.influence.curvature.conjugate_gradient import ConjugateGradient
+from limbeck.influence.curvature.diagonal import Diagonal
+from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.influence.curvature.exact import Exact
+from limbeck.influence.curvature.identity import Identity
+from limbeck.influence.curvature.kfac import KFAC
+from limbeck.influence.curvature.products import Curvature, dense
+from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.gradients import mean_gradient
+from limbeck.influence.task import Distillation
+from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
+from limbeck.losses.labels.ce import CE
+from limbeck.losses.logits.kd import KD
+
+
+def problem(name: str = "mlp", seed: int = 0) -> Problem:
+    return Problem(BY_NAME[name].make(), TASK, BY_NAME[name].batch().split(2), generator(seed))
+
+
+def query_gradient(found: Problem) -> Vector:
+    return mean_gradient(found.model, found.task.query_loss, found.batches)[0]
+
+
+def softmax_regression() -> Problem:
+    """Convex: 40 samples, 4 features, 3 classes, distillation and labels mixed."""
+    batch = Batch(normal(40, 4), labels(40, classes=3), torch.arange(40), None, {"teacher": normal(40, 3, seed=1)})
+    torch.manual_seed(0)
+    task = Distillation(KD(T=2) * 0.5 + CE() * 0.5, told_teacher)
+    return Problem(Tapped(nn.Linear(4, 3).double()), task, batch.split(3), generator())
+
+
+def test_identity_is_the_gradient() -> None:
+    v = query_gradient(problem())
+    assert Identity().solve(v, problem()) is v
+
+
+@pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
+@pytest.mark.parametrize("relative", [True, False])
+def test_exact_is_the_damped_inverse(curvature: Curvature, relative: bool) -> None:
+    found = problem()
+    v, matrix = query_gradient(found), dense(found, curvature)
+    damping = 0.3 * (float(matrix.trace()) / len(matrix) if relative else 1)
+    q = Exact(0.3, relative=relative, curvature=curvature).solve(v, found)
+    assert_close((matrix + damping * torch.eye(len(matrix))) @ flatten(q), flatten(v), rtol=1e-9, atol=1e-12)
+
+
+def test_exact_without_damping_takes_the_smallest_answer_where_the_matrix_is_singular() -> None:
+    """Adding a constant to every class changes no probability: the matrix of softmax regression is singular."""
+    found = softmax_regression()
+    v, matrix = query_gradient(found), dense(found, "gauss_newton")
+    q = flatten(Exact(0).solve(v, found))
+    assert_close(matrix @ q, flatten(v), rtol=1e-8, atol=1e-12)
+    assert_close(q, flatten(Exact(1e-9, relative=False).solve(v, found)), rtol=1e-5, atol=1e-7)
+
+
+def test_exact_refuses_large_models() -> None:
+    big = Problem(Tapped(nn.Linear(1000, 6)), TASK, [], generator())
+    with pytest.raises(UnsupportedModelError, match="6006 trainable parameters, more than 5000"):
+        Exact().update(big)
+
+
+@pytest.mark.parametrize("preconditioner", [None, EKFAC(), Diagonal()], ids=repr)
+def test_conjugate_gradients_equal_exact_on_a_convex_problem(preconditioner: Solver | None) -> None:
+    found = softmax_regression()
+    v = query_gradient(found)
+    exact = flatten(Exact(0.01, relative=False).solve(v, found))
+    solver = ConjugateGradient(0.01, 100, relative=False, tolerance=1e-12, preconditioner=preconditioner)
+    assert_close(flatten(solver.solve(v, found)), exact, rtol=1e-8, atol=1e-8)
+
+
+def test_conjugate_gradients_damping_is_relative_to_the_curvature_along_v() -> None:
+    found = softmax_regression()
+    v = query_gradient(found)
+    row, matrix = flatten(v), dense(found, "gauss_newton")
+    damping = 0.5 * float(row @ matrix @ row / (row @ row))
+    ours = ConjugateGradient(0.5, 100, tolerance=1e-12).solve(v, found)
+    assert_close(flatten(ours), torch.linalg.solve(matrix + damping * torch.eye(len(row)), row), rtol=1e-8, atol=1e-8)
+
+
+def test_conjugate_gradients_stop_at_their_tolerance_and_their_steps() -> None:
+    found = softmax_regression()
+    v, matrix = query_gradient(found), dense(found, "gauss_newton") + 0.01 * torch.eye(15)
+
+    def residual(steps: int, tolerance: float) -> float:
+        q = flatten(ConjugateGradient(0.01, steps, relative=False, tolerance=tolerance).solve(v, found))
+        return float((matrix @ q - flatten(v)).norm() / flatten(v).norm())
+
+    assert residual(100, 1e-3) < 1e-3
+    assert residual(100, 1e-3) > residual(100, 1e-6)
+    assert residual(1, 1e-6) > residual(5, 1e-6) > residual(15, 1e-6)
+    nought = {name: torch.zeros_like(part) for name, part in v.items()}
+    assert flatten(ConjugateGradient().solve(nought, found)).abs().sum() == 0
+
+
+def test_negative_curvature_is_said() -> None:
+    found = problem()
+    matrix = dense(found, "hessian")
+    values, vectors = torch.linalg.eigh(matrix)
+    assert values[0] < -1e-3
+    v = unflatten(vectors[:, 0].contiguous(), dict(trainable(found.model)))
+    with pytest.warns(UserWarning, match="negative curvature"):
+        ConjugateGradient(curvature="hessian").solve(v, found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ConjugateGradient(curvature="gauss_newton").solve(v, found)
+        ConjugateGradient(10, relative=False, curvature="hessian").solve(v, found)
+
+
+def make(row: Row) -> Solver:
+    solver = row.resolve()()
+    assert isinstance(solver, Solver)
+    return solver
+
+
+SOLVERS: list[Callable[[], Solver]] = [
+    *(lambda row=row: make(row) for row in rows("solvers")),  # type: ignore[misc]
+    lambda: ConjugateGradient(preconditioner=EKFAC()),
+    lambda: Diagonal(fisher="empirical"),
+    lambda: Exact(curvature="hessian"),
+]
+each_solver = pytest.mark.parametrize("make", SOLVERS, ids=lambda make: repr(make()))
+
+
+@each_solver
+def test_state_round_trips(make: Callable[[], Solver]) -> None:
+    """Nothing but the state is needed: the twin sees other samples, and its answer is the same to the bit."""
+    found, solver, twin = problem("layer norm"), make(), make()
+    v = query_gradient(found)
+    solver.update(found, 7)
+    state = {name: part.clone() for name, part in solver.state().items()}
+    assert all(isinstance(part, Tensor) for part in state.values())
+    twin.load_state(state)
+    assert [twin.due(step) for step in (8, 56, 57, 207)] == [solver.due(step) for step in (8, 56, 57, 207)]
+    again = Problem(found.model, TASK, found.batches, generator(5))
+    assert torch.equal(flatten(twin.solve(v, again)), flatten(solver.solve(v, again)))
+    make().load_state({})
+
+
+@each_solver
+def test_answers_are_finite_and_point_downhill(make: Callable[[], Solver]) -> None:
+    """A positive definite inverse keeps the angle to the gradient below 90 degrees."""
+    found = problem("layer norm")
+    v = query_gradient(found)
+    q = make().solve(v, found)
+    assert set(q) == set(v)
+    assert all(torch.isfinite(part).all() for part in q.values())
+    if "hessian" not in repr(make()):
+        assert flatten(q) @ flatten(v) > 0
+
+
+@pytest.mark.parametrize(
+    "solver, refresh", [(Exact(refresh=3), 3), (KFAC(refresh=3), 3), (Diagonal(refresh=3), 3), (EKFAC(statistics=3, basis=6), 3)], ids=repr
+)
+def test_schedule(solver: Solver, refresh: int) -> None:
+    found = problem()
+    assert solver.due(0)
+    solver.update(found, 10)
+    assert [solver.due(step) for step in range(10, 10 + refresh + 2)] == [False] * refresh + [True, True]
+    assert not Identity().due(10**6)
+    assert not ConjugateGradient().due(10**6)
+    assert ConjugateGradient(preconditioner=EKFAC()).due(0)
+
+
+def test_ekfac_renews_moments_more_often_than_the_basis() -> None:
+    found, solver = problem(), EKFAC(statistics=2, basis=4)
+    solver.update(found, 0)
+    first = {name: part.clone() for name, part in solver.state().items()}
+    with torch.no_grad():
+        next(iter(trainable(found.model).values())).add_(0.5)
+
+    def same(part: str) -> bool:
+        state = solver.state()
+        return all(torch.equal(state[name], first[name]) for name in first if name.startswith(part))
+
+    solver.update(found, 2)
+    assert (same("inputs/"), same("outputs/"), same("values/")) == (True, True, False)
+    solver.update(found, 4)
+    assert (same("inputs/"), same("outputs/"), same("values/")) == (False, False, False)
+    assert int(solver.state()["turned"]) == int(solver.state()["updated"]) == 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EKFAC(0),
+        lambda: KFAC(-1),
+        lambda: Diagonal(math.nan),
+        lambda: Exact(-1),
+        lambda: ConjugateGradient(steps=0),
+        lambda: ConjugateGradient(tolerance=0),
+        lambda: ConjugateGradient(curvature="fisher"),
+        lambda: Exact(curvature="fisher"),
+        lambda: Diagonal(fisher="given"),
+        lambda: EKFAC(basis=0),
+    ],
+)
+def test_arguments_are_checked(make: Callable[[], Solver]) -> None:
+    with pytest.raises(UsageError, match="must be"):
+        make()
