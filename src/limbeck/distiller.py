@@ -101,21 +101,27 @@ class Distiller(nn.Module):
         views = Views(self.student(batch), self.teach(batch), batch)
         return self.loss(views, torch.ones(len(batch), device=views.student.logits.device))
 
-    def check(self, batch: Batch) -> None:
-        """Run one batch through both sides before any work is lost; leaves everything as it was.
+    def check(self, batch: Batch, labels: Tensor | None = None) -> None:
+        """Run one batch through both sides and all terms before any work is lost; leaves everything as it was.
+
+        Args:
+            batch: A few samples.
+            labels: All labels that will be trained on; None for those of the batch.
 
         Raises:
             ShapeError: Student and teacher do not answer for the same classes, or labels lie outside them.
         """
         with modes_restored(self.student, training=False), torch.no_grad():
-            student, teacher = self.student(batch).logits, self.teach(batch)
-        classes = student.shape[-1]
+            own, teacher = self.student(batch), self.teach(batch)
+        classes = own.logits.shape[-1]
         if teacher is not None and teacher.logits.shape[-1] != classes:
             raise ShapeError(
                 f"Distiller: the student answers for {classes} classes and the teacher for {teacher.logits.shape[-1]}; "
                 "they must be the same classes."
             )
-        if batch.targets is not None and len(batch) and int(batch.targets.max()) >= classes:
-            raise ShapeError(
-                f"Distiller: a label is {int(batch.targets.max())}, but the student answers for {classes} classes only."
-            )
+        seen = batch.targets if labels is None else labels
+        if seen is not None and seen.dim() == 1 and len(seen) and not 0 <= int(seen.min()) <= int(seen.max()) < classes:
+            wrong = int(seen.min()) if int(seen.min()) < 0 else int(seen.max())
+            raise ShapeError(f"Distiller: a label is {wrong}, but the student answers for the classes 0 to {classes - 1}.")
+        with torch.no_grad():
+            self.objective(Views(own, teacher, batch))

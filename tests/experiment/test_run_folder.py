@@ -101,7 +101,7 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
     for replace in (False, True):
         with pytest.raises(UsageError, match="is there already and is no run folder"):
             start(tmp_path / "run", replace=replace)
-    with pytest.raises(RunError, match=r"could not make the folder"):
+    with pytest.raises(RunError, match="could not make the folder"):
         start(tmp_path / "run" / "deeper")
     assert (tmp_path / "run").read_text() == "x"
 
@@ -139,7 +139,7 @@ def test_two_runs_never_write_to_one_folder(tmp_path: Path) -> None:
     with files.opened(folder, RECIPE, resume=False, replace=False):
         (folder / "result.json").write_text("mine")
         for options in ({"resume": True}, {"replace": True}):
-            with pytest.raises(UsageError, match="another run is writing to .* now; wait for its end"):
+            with pytest.raises(UsageError, match=r"another run is writing to .* now; wait for its end"):
                 start(folder, **options)
         assert (folder / "result.json").read_text() == "mine"
     start(folder, resume=True)
@@ -186,7 +186,7 @@ def test_a_crash_while_an_old_run_is_removed_leaves_no_finished_run(tmp_path: Pa
         original(self, missing_ok)
 
     monkeypatch.setattr(Path, "unlink", unlink)
-    with pytest.raises(RunError, match="could not remove the older run in .*: Input/output error"):
+    with pytest.raises(RunError, match=r"could not remove the older run in .*: Input/output error"):
         start(folder, replace=True)
     monkeypatch.undo()
     assert removed[0] == "result.json"
@@ -197,13 +197,13 @@ def test_a_crash_while_an_old_run_is_removed_leaves_no_finished_run(tmp_path: Pa
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(RunError, match=r"could not make the folder"):
+    with pytest.raises(RunError, match="could not make the folder"):
         start(tmp_path / "run")
 
 
 def test_figures_that_are_no_numbers_are_never_written(tmp_path: Path) -> None:
     for write, content in ((files.write_json, {"a": math.nan}), (files.write_lines, [{"a": 1}, {"a": math.inf}])):
-        with pytest.raises(RunError, match=r"a figure for a.json is NaN or infinite: training has diverged"):
+        with pytest.raises(RunError, match=r"a figure for a\.json is NaN or infinite: training has diverged"):
             write(tmp_path / "a.json", content)
     assert names(tmp_path) == set()
 
@@ -214,7 +214,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert files.read_json(tmp_path / "a.json") == content
     for damaged in ("{", "[1]", ""):
         (tmp_path / "a.json").write_text(damaged)
-        with pytest.raises(RunError, match=r"a.json"):
+        with pytest.raises(RunError, match=r"a\.json"):
             files.read_json(tmp_path / "a.json")
-    with pytest.raises(RunError, match=r"cannot be read"):
+    with pytest.raises(RunError, match="cannot be read"):
         files.read_json(tmp_path / "none.json")

@@ -168,7 +168,7 @@ def test_scores_of_a_damaged_run(finished: tuple[Path, Result, Told], tmp_path: 
     for name in FILES:
         (tmp_path / name).write_bytes((finished[0] / name).read_bytes())
     (tmp_path / "student.safetensors").write_bytes(b"x" * 100)
-    with pytest.raises(RunError, match="the weights in .* cannot be read"):
+    with pytest.raises(RunError, match=r"the weights in .* cannot be read"):
         score_run(tmp_path, tmp_path / "scores.parquet")
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(RunError, match=r"result\.json cannot be read"):

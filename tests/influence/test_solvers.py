@@ -58,7 +58,7 @@ def test_exact_is_the_damped_inverse(curvature: Curvature, relative: bool) -> No
     v, matrix = query_gradient(found), dense(found, curvature)
     damping = 0.3 * (float(matrix.trace()) / len(matrix) if relative else 1)
     q = Exact(0.3, relative=relative, curvature=curvature).solve(v, found)
-    assert_close((matrix + damping * torch.eye(len(matrix))) @ flatten(q), flatten(v), rtol=1e-9, atol=1e-12)
+    assert_close((matrix + damping * torch.eye(len(matrix), dtype=torch.float64)) @ flatten(q), flatten(v), rtol=1e-9, atol=1e-12)
 
 
 def test_exact_without_damping_takes_the_smallest_answer_where_the_matrix_is_singular() -> None:
@@ -91,12 +91,12 @@ def test_conjugate_gradients_damping_is_relative_to_the_curvature_along_v() -> N
     row, matrix = flatten(v), dense(found, "gauss_newton")
     damping = 0.5 * float(row @ matrix @ row / (row @ row))
     ours = ConjugateGradient(0.5, 100, tolerance=1e-12).solve(v, found)
-    assert_close(flatten(ours), torch.linalg.solve(matrix + damping * torch.eye(len(row)), row), rtol=1e-8, atol=1e-8)
+    assert_close(flatten(ours), torch.linalg.solve(matrix + damping * torch.eye(len(row), dtype=torch.float64), row), rtol=1e-8, atol=1e-8)
 
 
 def test_conjugate_gradients_stop_at_their_tolerance_and_their_steps() -> None:
     found = softmax_regression()
-    v, matrix = query_gradient(found), dense(found, "gauss_newton") + 0.01 * torch.eye(15)
+    v, matrix = query_gradient(found), dense(found, "gauss_newton") + 0.01 * torch.eye(15, dtype=torch.float64)
 
     def residual(steps: int, tolerance: float) -> float:
         q = flatten(ConjugateGradient(0.01, steps, relative=False, tolerance=tolerance).solve(v, found))

@@ -52,8 +52,15 @@ def limbeck(
         typer.echo(context.get_help())
 
 
+MEMORY_FULL = "the memory is full; set a smaller batch_size or smaller models."
+
+
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 0 done, 1 it failed, 2 the user's words are off."""
+    """Run a command and return the exit code: 0 done, 1 it failed, 2 the user's words are off.
+
+    Raises:
+        RuntimeError: A mistake of this program, never of its user.
+    """
     command = typer.main.get_command(app)
     with warnings.catch_warnings():
         warnings.showwarning = _warn
@@ -71,7 +78,11 @@ def main(args: Sequence[str] | None = None) -> int:
         except OSError as error:
             return say(_of_the_system(error), 1)
         except MemoryError:
-            return say("the memory is full; set a smaller batch_size or smaller models.", 1)
+            return say(MEMORY_FULL, 1)
+        except RuntimeError as error:
+            if _out_of_memory(error):
+                return say(MEMORY_FULL, 1)
+            raise
     if code == INTERRUPTED:
         return say(STOPPED, 1)
     return code if isinstance(code, int) else 0
@@ -81,6 +92,11 @@ def say(message: str, code: int) -> int:
     """One line on stderr, and the exit code."""
     print("limbeck: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
     return code
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that it could not have more memory: on the CPU it has no error of its own for that."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _in_words(mistake: Exception) -> str:

@@ -81,7 +81,7 @@ class Objective(nn.Module):
     def per_sample(self, views: Views) -> Tensor:
         """The weighted sum over the terms, [B]: each sample's loss."""
         values: Tensor = self(views)
-        return self.coefs.to(values.dtype) @ values
+        return (self.coefs.to(values.dtype).unsqueeze(1) * values).sum(0)  # no matrix product: autocast would round it
 
     def __mul__(self, coef: float) -> Objective:
         return Objective([(own * coef, term) for own, term in self.parts])

@@ -1,17 +1,13 @@
 """The one door to a user's own code: a function that returns the data. Who may open it is decided elsewhere."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
 from inspect import signature
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import DataError, UsageError, nearest
+from limbeck.core.errors import DataError, UsageError
+from limbeck.core.user_code import user_function
 from limbeck.data.arrays import as_inputs, prepare
 from limbeck.data.files import as_labels
 from limbeck.data.source import InMemory, Source
@@ -36,7 +32,7 @@ def Python(target: str, **arguments: Literal) -> Source:
     """
     said = ", ".join([repr(target), *(f"{key}={value!r}" for key, value in arguments.items())])
     name = f"Python({said})"
-    function = _function(target, name)
+    function = user_function(target, name)
     try:
         signature(function).bind(**arguments)
     except TypeError as error:
@@ -58,34 +54,3 @@ def _in_memory(made: tuple[Tensor, ...], name: str) -> InMemory:
     source = InMemory(inputs if tokens else as_inputs(inputs, name), given, truth=truth, name=name, vocabulary=vocabulary)
     prepare(source)
     return source
-
-
-def _function(target: str, who: str) -> Callable[..., object]:
-    """The function that "module:function" names.
-
-    Raises:
-        UsageError: The words have another form, or there is no such module or function.
-    """
-    module, _, function = target.partition(":")
-    if not all(part.isidentifier() for part in [*module.split("."), function]):
-        raise UsageError(f"{who}: '{target}' must read 'module:function'.")
-    with _current_folder_first():
-        try:
-            loaded = import_module(module)
-        except ImportError as error:
-            raise UsageError(f"{who}: module '{module}' cannot be imported: {error}.") from error
-    found = getattr(loaded, function, None)
-    if not callable(found):
-        raise UsageError(f"{who}: module '{module}' has no function '{function}'{nearest(function, vars(loaded)) or '.'}")
-    return found  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """Imports look into the current folder first, as `python -m` does and an installed command does not."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

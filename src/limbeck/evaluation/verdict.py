@@ -67,9 +67,8 @@ def compare(ours: Sequence[float], theirs: Sequence[float], margin: float = 0.00
     """Paired t-test of ours against theirs, one pair per seed; larger is better.
 
     "better": the 95 % interval lies above 0. "not better": it lies below +margin, so that a gain worth having is excluded.
-    "undecided": neither. One seed has no interval and is undecided. Where all differences are equal the interval is the
-    limit of the t-test's, a point, and p is 0 (or 1 where they are all 0); since accuracies are counts, two equal
-    differences are easily chance, and below three seeds that is undecided as well.
+    "undecided": neither. One seed has no interval and is undecided. Where all differences are equal there is no spread for a
+    t-test: p is then that of the exact sign-flip test, 2^(1 - n), there is no interval, and below six seeds it is undecided.
 
     Args:
         ours: One value per seed.
@@ -156,10 +155,10 @@ def _without_spread(differences: Sequence[float], margin: float) -> Comparison:
     seeds = len(differences)
     effect = math.fsum(differences) / seeds
     effect = 0.0 if abs(effect) <= 1e-12 else effect
-    answer = _answer(effect, effect, margin) if seeds >= 3 else "undecided"
-    reason = "all differences are equal" + ("" if seeds >= 3 else ", which two seeds can show by chance")
-    p = 1.0 if effect == 0 else 0.0
-    return Comparison(effect, effect, effect, p, f"paired t-test, {seeds} seeds", answer, seeds, reason)
+    p = 1.0 if effect == 0 else 2.0 ** (1 - seeds)
+    answer = _answer(effect, effect, margin) if p < 0.05 or seeds >= 6 else "undecided"
+    reason = "all differences are equal" + ("" if seeds >= 6 else ", which fewer than six seeds can show by chance")
+    return Comparison(effect, None, None, p, f"sign-flip test, {seeds} seeds", answer, seeds, reason)
 
 
 def _answer(low: float, high: float, margin: float) -> Answer:
@@ -173,7 +172,12 @@ def _clause(words: str, comparison: Comparison, *, first: bool) -> str:
     effect, low, high = comparison.effect, comparison.low, comparison.high
     unit = " points of test accuracy" if first else ""
     if low is None or high is None:
-        return f"not comparable with {words} on one seed"
+        if comparison.seeds == 1:
+            return f"not comparable with {words} on one seed"
+        word = {"better": "better than", "not better": "not better than", "undecided": "not clearly better than"}[
+            comparison.answer
+        ]
+        return f"{word} {words}: {_points(effect)}{unit} on every seed ({comparison.test})"
     worse = high < 0
     if worse:
         effect, low, high = -effect, -high, -low

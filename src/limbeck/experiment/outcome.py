@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck import __version__
 from limbeck.align.taps import Tapped
@@ -37,6 +37,11 @@ class Done:
     data: Seeded
     teacher: Unit
     students: Mapping[str, Unit]
+
+    def guide(self, arm: str) -> nn.Module:
+        """The teacher that the arm's student had at the end: its own where its step moved it."""
+        own = self.students[arm].own_teacher
+        return self.teacher.model if own is None else own
 
 
 def kept_seed(done: list[Done], main: str) -> int:
@@ -113,7 +118,7 @@ def samples(parts: Parts, main: Arm, done: list[Done]) -> Columns:
 def _samples_of(parts: Parts, main: Arm, one: Done) -> Columns:
     source, data, unit = parts.data, one.data, one.students[main.name]
     rows = torch.cat([data.splits.train, data.splits.query]).sort().values if main.query_in_training else data.splits.train
-    student, teacher = Tapped(unit.model), Tapped(one.teacher.model)
+    student, teacher = Tapped(unit.model), Tapped(one.guide(main.name))
     batch = whole(source, rows, data.labels)
     theirs, ours = log_softmax(answers(teacher, batch)).exp(), log_softmax(answers(student, batch)).exp()
     given = data.labels[rows].unsqueeze(1)
@@ -139,7 +144,7 @@ def _scores(parts: Parts, main: Arm, one: Done, rows: Tensor) -> Tensor:
     """Phi of the main arm's training samples on its finished student."""
     loader = Loader(parts.data, rows, batch_size=512, seed=0, labels=one.data.labels, shuffle=False, drop_last=False)
     objective = main.objective()
-    teacher = Single(one.teacher.model) if "teacher" in objective.needs else None
+    teacher = Single(one.guide(main.name)) if "teacher" in objective.needs else None
     student = Tapped(one.students[main.name].model, objective.student_taps)
     return score(student, Distillation(objective, teacher), list(loader.epoch(0)), [one.data.queries], seed=one.data.seed).phi
 
@@ -254,6 +259,11 @@ def _warnings(recipe: Recipe, parts: Parts, done: list[Done], main: Arm, events:
     if teacher < student:
         said.append(
             f"The teacher ({teacher:.1%}) is worse than its student ({student:.1%}) on the test split: look at the teacher first."
+        )
+    if parts.teacher_weights is not None and parts.data.test_rows is None:
+        said.append(
+            "The teacher came from a file and the test split was cut here: if it was trained on these rows, "
+            "all distilled students look too good."
         )
     if parts.data.truth is None and main.weighting().needs_queries:
         said.append("The query set has the labels as given: influence is only as good as they are; give a trusted query set.")

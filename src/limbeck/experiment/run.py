@@ -1,7 +1,6 @@
 """A whole run: every seed's teacher, the rivals and the method, then what they say. Reads a recipe, writes a folder."""
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -129,12 +128,10 @@ def _together(engine: Engine, trouble: LimbeckError | None = None) -> None:
 def _train(worker: Worker, arms: list[Arm], sets: list[Seeded]) -> list[Done]:
     """Every unit of every seed."""
     done = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # what weightings warn of is kept as events and shown in the report
-        for data in sets:
-            teacher = worker.teacher(data)
-            students = {arm.name: worker.student(arm, data, teacher.model) for arm in arms}
-            done.append(Done(data, teacher, students))
+    for data in sets:
+        teacher = worker.teacher(data)
+        students = {arm.name: worker.student(arm, data, teacher.model) for arm in arms}
+        done.append(Done(data, teacher, students))
     return done
 
 
@@ -155,7 +152,7 @@ def _write(
     files.write_table(folder / files.SAMPLES, table)
     files.write_json(folder / files.GALLERY, outcome.gallery(source, table))
     files.write_model(folder / files.STUDENT, kept.students[main].model)
-    files.write_model(folder / files.TEACHER, kept.teacher.model)
+    files.write_model(folder / files.TEACHER, kept.guide(main))
     write_whole(folder / files.CARD, outcome.card(recipe, content).encode())
     files.write_json(folder / files.TIMINGS, outcome.timings(done, arms))
     files.write_json(folder / files.RESULT, content)

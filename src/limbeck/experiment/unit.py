@@ -1,6 +1,8 @@
 """One unit of a run: one net trained on one seed, from its data to its figures. Finished units are kept for resuming."""
 
 import time
+import warnings
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from limbeck.models.spec import Architecture, DataSpec
 from limbeck.teachers.single import Single
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.fit import fit
+from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.student import Student
 
 TEACHER = "teacher"
@@ -109,6 +112,27 @@ def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], 
     teacher = parts.teacher.build(spec) if parts.teacher_weights is None else given_teacher(parts, spec)
     for arm in arms:
         Distiller(parts.student.build(spec), Single(teacher), arm.objective()).check(two)
+        _try_step(recipe, parts, arm, sets[0], teacher)
+
+
+def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.Module) -> None:
+    """Take one step on nets that are thrown away: what weights or step refuse, they refuse before work is lost."""
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        step = arm.step()
+        model, guide = parts.student.build(data.spec), Single(deepcopy(teacher), trained=step.trains_teacher)
+        distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting())
+        loader = Loader(
+            parts.data,
+            data.splits.train,
+            batch_size=recipe.batch_size,
+            seed=data.seed,
+            labels=data.labels,
+            transform=parts.transform,
+        )
+        optimizer = parts.optimizer.build([*model.parameters(), *distiller.objective.parameters()])
+        once = Student() if isinstance(step, Offline) else step
+        fit(distiller, loader, optimizer, steps=1, queries=data.queries, step=once, seed=data.seed, clean=data.clean)
 
 
 @dataclass(frozen=True)
@@ -123,6 +147,7 @@ class Unit:
         seconds: How long it took.
         samples: Last and mean weight by identity, [N] each.
         teacher_after: Test accuracy of the teacher after a step that updates it.
+        own_teacher: That teacher; None where the step leaves the seed's teacher as it is.
     """
 
     model: nn.Module
@@ -132,6 +157,7 @@ class Unit:
     seconds: float
     samples: dict[str, Tensor]
     teacher_after: float | None = None
+    own_teacher: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -183,10 +209,16 @@ class Worker:
         model = architecture.build(data.spec)
         if (self.home / f"{name}.json").exists():
             self.progress.advance(steps)
-            return self._finished(name, model)
+            return self._finished(name, model, data.spec)
         every = self.recipe.checkpoint_every
         keeper = Keeper(self.home / f"{name}.pt", every, PAUSE_S if every == 0 else 0.0)  # who names a number means it
-        unit = self._train(arm, data, model, teacher, steps, keeper)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            unit = self._train(arm, data, model, teacher, steps, keeper)
+        known = {event["what"] for event in unit.events}
+        for what in dict.fromkeys(str(one.message) for one in said if issubclass(one.category, UserWarning)):
+            if what not in known:
+                unit.events.append({"seed": data.seed, "arm": arm.name, "step": steps, "what": what})
         if self.engine.rank == 0:
             self._keep(name, unit)
         return unit
@@ -194,7 +226,7 @@ class Worker:
     def _train(self, arm: Arm, data: Seeded, model: nn.Module, teacher: nn.Module | None, steps: int, keeper: Keeper) -> Unit:
         recipe, spec = self.recipe, self.parts.optimizer if arm.name != TEACHER else self.parts.teacher_optimizer
         step, began = arm.step(), time.perf_counter()
-        guide = None if teacher is None else Single(_copy(teacher), trained=step.trains_teacher)
+        guide = None if teacher is None else Single(deepcopy(teacher), trained=step.trains_teacher)
         distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting())
         rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
         loader = Loader(
@@ -207,7 +239,7 @@ class Worker:
         )
         log = Logbook({"seed": data.seed, "arm": arm.name}, len(loader), data.validation.to(self.engine.device), data.clean)
         tracker = SampleTracker(len(self.parts.data))
-        schedule = self.parts.schedule
+        schedule, epochs = self.parts.schedule, recipe.teacher_epochs if arm.name == TEACHER else recipe.epochs
         fit(
             distiller,
             loader,
@@ -216,7 +248,9 @@ class Worker:
             queries=data.queries,
             step=step,
             engine=self.engine,
-            rate=lambda done, total: schedule.factor(done / len(loader), total / len(loader)),
+            rate=lambda done, total: schedule.factor(
+                done * epochs / total, epochs
+            ),  # the same for all arms, whatever rows they see
             clip=recipe.clip,
             accumulate=recipe.accumulate,
             seed=data.seed,
@@ -227,35 +261,35 @@ class Worker:
         test = data.test.to(self.engine.device)
         seen = None if guide is None else answers(guide, test)
         found = figures_of(distiller.student, test, seen)
-        after = None
-        if guide is not None and step.trains_teacher:
-            after = figures_of(guide, test).accuracy
+        moved = guide is not None and step.trains_teacher
+        after = figures_of(guide, test).accuracy if guide is not None and moved else None
         validation = figures_of(distiller.student, log.validation).accuracy
         samples = {"last": tracker.last, "mean": tracker.mean}
         figures = {**asdict(found), "validation_accuracy": validation}
-        return Unit(model.cpu(), figures, log.rows, log.events, time.perf_counter() - began, samples, after)
+        took = time.perf_counter() - began
+        own = guide.tapped.model.cpu() if guide is not None and moved else None
+        return Unit(model.cpu(), figures, log.rows, log.events, took, samples, after, own)
 
     def _keep(self, name: str, unit: Unit) -> None:
         """Write the unit; its JSON file comes last and says that all is there."""
         files.write_model(self.home / f"{name}.safetensors", unit.model)
+        if unit.own_teacher is not None:
+            files.write_model(self.home / f"{name}-teacher.safetensors", unit.own_teacher)
         if unit.samples:
             files.write_table(self.home / f"{name}.parquet", {key: part.tolist() for key, part in unit.samples.items()})
         plain = {"figures": unit.figures, "rows": unit.rows, "events": unit.events, "seconds": unit.seconds}
         files.write_json(self.home / f"{name}.json", {**plain, "teacher_after": unit.teacher_after})
         (self.home / f"{name}.pt").unlink(missing_ok=True)
 
-    def _finished(self, name: str, model: nn.Module) -> Unit:
+    def _finished(self, name: str, model: nn.Module, spec: DataSpec) -> Unit:
         import pyarrow.parquet as pq
 
         kept: dict[str, Any] = files.read_json(self.home / f"{name}.json")
         model.load_state_dict(load_file(self.home / f"{name}.safetensors"))
         table = pq.read_table(self.home / f"{name}.parquet")
         samples = {key: torch.tensor(table[key].to_pylist()) for key in table.column_names}
-        return Unit(model, kept["figures"], kept["rows"], kept["events"], kept["seconds"], samples, kept["teacher_after"])
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """A teacher of one's own: a step may train it, and Single freezes it."""
-    from copy import deepcopy
-
-    return deepcopy(model)
+        own = None
+        if kept["teacher_after"] is not None:
+            own = self.parts.teacher.build(spec)
+            own.load_state_dict(load_file(self.home / f"{name}-teacher.safetensors"))
+        return Unit(model, kept["figures"], kept["rows"], kept["events"], kept["seconds"], samples, kept["teacher_after"], own)

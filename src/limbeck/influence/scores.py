@@ -20,7 +20,8 @@ class Scores:
 
     Args:
         index: [N] int64, the samples' identities.
-        phi: [N]; > 0: more weight on the sample raises the query loss (harmful); -phi / N is the change on removal.
+        phi: [N]; > 0: more weight on the sample raises the query loss (harmful); to first order at a
+            minimum, with H the Hessian, -phi / N is the change on removal; with EK-FAC read the order only.
         query_loss: The mean query loss at the model scored (nats).
         solver: The inverse, as typed.
     """

@@ -1,14 +1,13 @@
 """Any model at all: the user's own function."""
 
-import importlib
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from torch import nn
 
-from limbeck.core.errors import UsageError, nearest
+from limbeck.core.errors import UsageError
+from limbeck.core.user_code import user_function
 from limbeck.models.spec import Architecture, DataSpec, Kind
 
 Literal = str | int | float | bool | None | list["Literal"] | tuple["Literal", ...] | dict[str, "Literal"]
@@ -23,7 +22,7 @@ class Python(Architecture):
     reads a recipe from elsewhere must ask the user first: building it runs that code.
 
     Args:
-        function: "module:function", the module installed or on Python's search path.
+        function: "module:function", the module installed, on Python's search path or in the current folder.
         **arguments: Literals, handed on by name.
 
     Shapes: the module's forward takes `inputs` (and `mask`, if it names one) and returns logits [B, C] or [B, L, V].
@@ -50,7 +49,7 @@ class Python(Architecture):
         Raises:
             UsageError: It does not take these arguments, or returned something else than a module.
         """
-        function, arguments = self._load(), dict(self.arguments)
+        function, arguments = user_function(self.function, "Python"), dict(self.arguments)
         try:
             inspect.signature(function).bind(spec, **arguments)
         except TypeError as error:
@@ -61,22 +60,6 @@ class Python(Architecture):
         if not isinstance(model, nn.Module):
             raise UsageError(f"Python: {self.function} must return a torch.nn.Module, got {type(model).__name__}.")
         return model
-
-    def _load(self) -> Callable[..., object]:
-        module_name, _, name = self.function.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            own = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
-            missing = f"module '{error.name}'" if own else f"'{error.name}', which {module_name} imports,"
-            raise UsageError(
-                f"Python: {missing} was not found; install it, or set PYTHONPATH to the folder it lies in."
-            ) from error
-        found = getattr(module, name, None)
-        if not callable(found):
-            hint = nearest(name, [word for word in vars(module) if not word.startswith("_")])
-            raise UsageError(f"Python: module '{module_name}' has no function '{name}'{hint or '.'}")
-        return found  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return f"Python({', '.join([repr(self.function), *(f'{name}={value!r}' for name, value in self.arguments)])})"

@@ -67,7 +67,7 @@ def fit(
     clip = None if clip is None else positive(clip, "fit: clip")
     distiller.to(engine.device)
     queries = None if queries is None else queries.to(engine.device)
-    distiller.check(read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device))
+    distiller.check(read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device), loader.labels[loader.rows])
     training = Training(
         distiller,
         engine.prepare(distiller.student),
@@ -98,6 +98,8 @@ def fit(
             if training.number == steps:
                 break
     training.finite()
+    for group, base in zip(optimizer.param_groups, training.base_rates, strict=True):
+        group["lr"] = base  # the schedule's last value must not be the next fit's first
     return training
 
 

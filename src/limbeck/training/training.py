@@ -169,8 +169,10 @@ def weigh(training: Training, parts: list[Part], losses: Tensor, parameters: Vec
         rows = []
         for part in parts:
             loss, coupled = part_loss(training, part), distiller.objective.coupled
-            rows.append(inner_products(student, loss, part.batch, q, parameters=parameters, coupled=coupled, rng=part.rng))
-        return torch.cat(rows).float()
+            with training.engine.autocast():
+                products = inner_products(student, loss, part.batch, q, parameters=parameters, coupled=coupled, rng=part.rng)
+            rows.append(products.float())
+        return torch.cat(rows)
 
     batch = Batch(
         torch.cat([p.batch.inputs for p in parts]) if len(parts) > 1 else parts[0].batch.inputs,

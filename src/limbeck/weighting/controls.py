@@ -18,7 +18,7 @@ def _generator(seed: int, number: int) -> torch.Generator:
 
 @final
 class Random(Weighting):
-    """Weights of normal random scores: the distribution of influence weights without their information.
+    """Weights of standard normal scores at gain 1: about the spread of the default influence weights, without their information.
 
     >>> Random()
     Random()
@@ -103,14 +103,15 @@ class Oracle(Weighting):
     """
 
     def __call__(self, step: Step) -> Tensor:
-        """Zeros and ones, [B].
+        """0 for wrong labels, one equal weight for the others, scaled towards mean 1 as influence weights are, [B].
 
         Raises:
             UsageError: Nobody knows the true labels.
         """
         if self.setting.clean is None:
             raise UsageError("Oracle: needs the true labels, but the data has none; leave 'oracle' out of compare.")
-        return self.setting.clean.to(step.losses.device)[step.batch.index].to(step.losses)
+        kept = self.setting.gather(self.setting.clean.to(step.losses.device)[step.batch.index].to(step.losses))
+        return self.setting.own(mean_one(kept) if bool(kept.any()) else kept, len(step.losses))
 
     def __repr__(self) -> str:
         return "Oracle()"

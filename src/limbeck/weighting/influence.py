@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, positive, whole
-from limbeck.core.errors import DataError
+from limbeck.core.errors import DataError, RunError
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import mean_gradient, random_state
@@ -111,7 +111,10 @@ class InfluenceWeighting(Weighting):
         if self.solver.due(step.number):
             with self._apart(step):
                 self.solver.update(self._problem(step), step.number)
-        return self._weigh(step, self._direction(step, parameters)[0])[1]
+        q, query_loss = self._direction(step, parameters)
+        if self._q is None:  # the student's own weights are not asked for, so nobody else has the guard look
+            self._look(step, query_loss)
+        return torch.ones_like(step.losses) if self.guard.tripped else self._weigh(step, q)[1]
 
     def _renew(self, step: Step) -> None:
         """Renew the curvature where it is due, then q; look whether all is well."""
@@ -121,11 +124,13 @@ class InfluenceWeighting(Weighting):
         self._q, query_loss = self._direction(step, None)
         self._renewed = step.number
         self._figures["query_loss"] = query_loss
-        if self._looked is None or step.number - self._looked >= self.LOOK_EVERY:
-            self._look(step, query_loss)
+        self._look(step, query_loss)
 
     def _look(self, step: Step, query_loss: float) -> None:
-        """Have the guard look, and stop weighting where it says so."""
+        """Have the guard look where it is time, and stop weighting where it says so; all processes decide alike."""
+        if self._looked is not None and step.number - self._looked < self.LOOK_EVERY:
+            return
+        query_loss = float(self.setting.gather(torch.tensor([query_loss], device=step.losses.device)).mean())
         share = sum(self._shares) / len(self._shares) if self._shares else 1.0
         self._shares.clear()
         self._looked = step.number
@@ -162,9 +167,17 @@ class InfluenceWeighting(Weighting):
         return torch.Generator().manual_seed((self.setting.seed * 1_000_003 + step.number * 4 + stream) % 2**63)
 
     def _weigh(self, step: Step, q: Vector) -> tuple[Tensor, Tensor]:
-        """This process's scores, and its weights normalised over the samples of all processes."""
+        """This process's scores, and its weights normalised over the samples of all processes.
+
+        Raises:
+            RunError: A score is NaN or infinite.
+        """
         phi = -step.dot(q)
         everyone = self.setting.gather(phi)
+        if not bool(torch.isfinite(everyone).all()):
+            raise RunError(
+                f"InfluenceWeighting: scores are NaN or infinite at step {step.number}; use more damping or a smaller rate."
+            )
         z = normalise(everyone, self.normalise)
         weights = mean_one(squash(z, self.gain, self.clamp), self.MEAN_LIMIT)
         if step.at is None:

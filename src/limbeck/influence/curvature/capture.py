@@ -17,6 +17,9 @@ from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.gradients import statistics_untouched
 from limbeck.influence.vectors import Vector, trainable
 
+ROWS = 64
+"""Samples that go through the model together: what is captured of them is the memory that curvature takes."""
+
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
@@ -108,8 +111,9 @@ def capture(problem: Problem) -> Iterator[tuple[dict[str, Block], Captured]]:
     """Run the model over the problem's batches with drawn labels; the hooks are gone after each batch, whatever happens."""
     candidates = blocks(problem.model)
     for batch in problem.batches:
-        with statistics_untouched(problem.model), torch.enable_grad():
-            yield candidates, _capture(problem, candidates, batch)
+        for piece in batch.split(-(-len(batch) // ROWS)):  # the unfolded inputs of all layers are held at once
+            with statistics_untouched(problem.model), torch.enable_grad():
+                yield candidates, _capture(problem, candidates, piece)
 
 
 def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch) -> Captured:

@@ -1,5 +1,6 @@
 """The dense inverse, for small models: the oracle of all others."""
 
+import warnings
 from collections.abc import Mapping
 from typing import final
 
@@ -60,7 +61,12 @@ class Exact(Solver):
                 f"Exact: the model has {count} trainable parameters, more than {self.LIMIT}; use EKFAC() or ConjugateGradient()."
             )
         matrix = dense(problem, self.curvature)
-        level = matrix.diagonal().mean() if self.relative else 1.0
+        level = matrix.diagonal().mean().clamp(min=0) if self.relative else 1.0
+        if self.curvature == "hessian" and bool((torch.linalg.eigvalsh(matrix) < -1e-6 * matrix.abs().max()).any()):
+            warnings.warn(
+                "Exact: the Hessian has negative eigenvalues, so its inverse ranks samples badly; use curvature='gauss_newton'.",
+                stacklevel=2,
+            )
         self._matrix = matrix + self.damping * level * torch.eye(count).to(matrix)
         self._updated = step or 0
 

@@ -45,7 +45,10 @@ class CE(Term):
         logits, targets = views.student.logits, targets_of(views, "CE")
         if logits.shape[:-1] != targets.shape:
             raise ShapeError(f"CE: logits {list(logits.shape)} need one label per row, got labels {list(targets.shape)}.")
-        return token_mean(cross_entropy(logits, targets, self.smoothing), views.batch.mask)
+        mask = views.batch.mask
+        if mask is not None and targets.shape == mask.shape:
+            targets = targets.where(mask, 0)  # labels of masked tokens, often -100, are never looked up
+        return token_mean(cross_entropy(logits, targets, self.smoothing), mask)
 
     def extra_repr(self) -> str:
         """The arguments, as typed, where they differ from the defaults."""

@@ -68,7 +68,7 @@ class Offline:
         if resumed:
             return
         student, optimizer = training.distiller.student, training.optimizer
-        start, fresh = deepcopy(student.state_dict()), deepcopy(optimizer.state_dict())
+        start, fresh = deepcopy(training.distiller.state_dict()), deepcopy(optimizer.state_dict())
         first = len(loader) * self.epochs if self.epochs is not None else training.steps
         for number in range(first):
             if number % len(loader) == 0:
@@ -80,11 +80,11 @@ class Offline:
         every = Loader(loader.source, loader.rows, batch_size=512, seed=0, labels=loader.labels, shuffle=False, drop_last=False)
         train = [batch.to(training.engine.device) for batch in every.epoch(0)]
         found = score(student, training.distiller.task(), train, [training.queries], self.solver)
-        z = normalise(found.phi, self.normalise)
-        self.weights = Stored(found.index, mean_one(squash(z, self.gain, self.clamp)))
-        self.scores = torch.zeros(int(found.index.max()) + 1, dtype=found.phi.dtype)
-        self.scores[found.index] = found.phi
-        student.load_state_dict(start)
+        index, phi = found.index.cpu(), found.phi.cpu()
+        self.weights = Stored(index, mean_one(squash(normalise(phi, self.normalise), self.gain, self.clamp)))
+        self.scores = torch.zeros(int(index.max()) + 1, dtype=phi.dtype)
+        self.scores[index] = phi
+        training.distiller.load_state_dict(start)
         optimizer.load_state_dict(fresh)
         training.number = 0
 
@@ -95,7 +95,7 @@ class Offline:
         weights = self.weights.table.to(batch.index.device)[batch.index]
         record, _ = weighted_backward(training, batch, weights)
         training.apply()
-        return Record(record.batch, record.loss, record.terms, record.weights, self.scores[batch.index], record.figures)
+        return Record(record.batch, record.loss, record.terms, record.weights, self.scores[batch.index.cpu()], record.figures)
 
     def state(self) -> dict[str, object]:
         """The weights and scores."""
