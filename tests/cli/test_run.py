@@ -105,7 +105,7 @@ def test_report_renders_again(calls: Calls, capsys: pytest.CaptureFixture[str]) 
 def test_score_names_solver_and_file(calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     scoring = ModuleType("limbeck.experiment.scoring")
 
-    def score_run(folder: Path, out: Path, solver: object) -> None:
+    def score_run(folder: Path, out: Path, solver: object, *, allow_python: bool, progress: object) -> None:
         calls.append((folder, out, solver))
         out.write_bytes(b"")
 

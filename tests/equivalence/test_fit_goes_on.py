@@ -144,7 +144,9 @@ def test_with_parts_rates_clipping_and_another_optimizer(tmp_path: Path) -> None
     check(make, Student, tmp_path, [3, 7], accumulate=3, clip=0.5, rate=lambda number, total: 1 - number / total)
 
 
-def test_after_the_guard_has_stopped_the_weighting(tmp_path: Path) -> None:
+def test_after_the_guard_has_stopped_the_weighting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InfluenceWeighting, "LOOK_EVERY", 2)
+
     def make() -> Parts:
         made = parts(weights=weighting(refresh=1))
         original = made.distiller.weighting.bind

@@ -38,7 +38,8 @@ def test_equals_scipy(pairs: list[tuple[int, int]]) -> None:
     ours, theirs = ([pair[side] / 539 for pair in pairs] for side in (0, 1))
     result = compare(ours, theirs)
     if len({own - other for own, other in pairs}) == 1:
-        assert result.low == result.high == result.effect == pytest.approx((pairs[0][0] - pairs[0][1]) / 539)
+        assert (result.low, result.high) == (None, None)
+        assert result.effect == pytest.approx((pairs[0][0] - pairs[0][1]) / 539)
         return
     differences = np.subtract(ours, theirs)
     expected = stats.t.interval(0.95, len(pairs) - 1, differences.mean(), stats.sem(differences))
@@ -53,7 +54,10 @@ def test_swapping_the_sides_turns_the_sign(pairs: list[tuple[int, int]]) -> None
     ours, theirs = ([pair[side] / 539 for pair in pairs] for side in (0, 1))
     there, back = compare(ours, theirs), compare(theirs, ours)
     assert there.effect == -back.effect
-    assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=1e-12)
+    if there.low is None:
+        assert (there.high, back.low, back.high) == (None, None, None)
+    else:
+        assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=1e-12)
     assert there.p == pytest.approx(back.p)
     assert not (there.answer == "better" and back.answer == "better")
 
@@ -62,12 +66,11 @@ def test_swapping_the_sides_turns_the_sign(pairs: list[tuple[int, int]]) -> None
 @given(pairs=ACCURACIES, margin=st.floats(0, 0.05))
 def test_answer_follows_from_the_interval(pairs: list[tuple[int, int]], margin: float) -> None:
     result = compare([own / 539 for own, _ in pairs], [other / 539 for _, other in pairs], margin)
-    assert result.low is not None
-    assert result.high is not None
+    if result.low is None or result.high is None:
+        assert len(pairs) >= 6 or result.answer == "undecided"
+        return
     assert result.low <= result.effect <= result.high
-    if result.reason and len(pairs) < 3:
-        assert result.answer == "undecided"
-    elif result.low > 0:
+    if result.low > 0:
         assert result.answer == "better"
     elif result.high < margin:
         assert result.answer == "not better"
@@ -95,17 +98,20 @@ def test_one_seed_decides_nothing() -> None:
 @pytest.mark.parametrize(
     "ours, theirs, effect, p, answer",
     [
-        ([0.9, 0.8, 0.7], [0.8, 0.7, 0.6], 0.1, 0, "better"),  # equal up to rounding only
-        ([0.8, 0.7, 0.6], [0.9, 0.8, 0.7], -0.1, 0, "not better"),
-        ([0.5, 0.6, 0.7], [0.5, 0.6, 0.7], 0, 1, "not better"),
-        ([0.501, 0.502, 0.503], [0.5, 0.501, 0.502], 0.001, 0, "better"),
-        ([0.9, 0.8], [0.8, 0.7], 0.1, 0, "undecided"),
+        ([0.9, 0.8, 0.7], [0.8, 0.7, 0.6], 0.1, 0.25, "undecided"),  # equal up to rounding only
+        ([0.8, 0.7, 0.6], [0.9, 0.8, 0.7], -0.1, 0.25, "undecided"),
+        ([0.5, 0.6, 0.7], [0.5, 0.6, 0.7], 0, 1, "undecided"),
+        ([0.9, 0.8], [0.8, 0.7], 0.1, 0.5, "undecided"),
         ([0.9, 0.8], [0.9, 0.8], 0, 1, "undecided"),
+        ([0.9] * 6, [0.8] * 6, 0.1, 0.03125, "better"),
+        ([0.8] * 6, [0.9] * 6, -0.1, 0.03125, "not better"),
+        ([0.9] * 6, [0.9] * 6, 0, 1, "not better"),
     ],
 )
 def test_equal_differences(ours: Sequence[float], theirs: Sequence[float], effect: float, p: float, answer: Answer) -> None:
     result = compare(ours, theirs)
-    assert result.effect == result.low == result.high == pytest.approx(effect)
+    assert result.effect == pytest.approx(effect)
+    assert (result.low, result.high) == (None, None)
     assert result.p == p
     assert result.answer == answer
     assert "all differences are equal" in result.reason
@@ -192,7 +198,7 @@ def test_sentence_of_one_seed() -> None:
 def test_sentence_of_two_equal_differences() -> None:
     assert sentence({"uniform": compare([0.9, 0.8], [0.8, 0.7])}) == (
         "KD-AIF is not clearly better than plain KD: 10.0 points of test accuracy "
-        "(all differences are equal, which two seeds can show by chance)."
+        "on every seed (sign-flip test, 2 seeds)."
     )
 
 

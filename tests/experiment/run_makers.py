@@ -1,6 +1,7 @@
 """A recipe that is over in a second or two, and what its folder must hold the same twice."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,7 @@ def tiny(**changes: Any) -> Recipe:
 def marks(folder: Path) -> dict[str, str]:
     """A digest of every file that must be the same."""
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in SAME}
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

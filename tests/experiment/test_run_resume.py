@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,12 @@ import torch
 import torch._dynamo  # noqa: F401 - optimizers load it at their first step: here once, not in every child
 from run_makers import FILES, TINY, marks, tiny
 
+from limbeck.experiment.logbook import Advance
 from limbeck.experiment.recipe import Recipe
 from limbeck.experiment.run import run
+from limbeck.training.training import Record, Training
+from limbeck.weighting.influence import InfluenceWeighting
+from limbeck.weighting.weighting import Step
 
 CHOICE = random.Random(7)
 KEPT_OFTEN = {"checkpoint_every": 2, "compare": ["uniform"]}
@@ -131,6 +136,31 @@ def test_the_power_fails_while_files_are_written(tmp_path: Path, monkeypatch: py
     assert fails > 8
     assert {path.name for path in folder.iterdir()} == FILES
     assert marks(folder) == marks(tmp_path / "calm")
+
+
+def test_what_was_warned_of_before_the_kill_is_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, weigh, advance = tiny(**QUICK), InfluenceWeighting.__call__, Advance.after_step
+
+    def warn(self: InfluenceWeighting, step: Step) -> torch.Tensor:
+        if step.number == 2:
+            warnings.warn("something was odd", stacklevel=1)
+        return weigh(self, step)
+
+    def stop(self: Advance, training: Training, record: Record) -> None:
+        if training.number == 7 and isinstance(training.distiller.weighting, InfluenceWeighting):
+            raise Power
+        advance(self, training, record)
+
+    monkeypatch.setattr(InfluenceWeighting, "__call__", warn)
+    calm = run(recipe, tmp_path / "calm").content
+    assert [event["what"] for event in calm["events"]] == ["something was odd"]
+    assert calm["events"][0]["step"] == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Advance, "after_step", stop)
+        with pytest.raises(Power):
+            run(recipe, tmp_path / "killed")
+    run(recipe, tmp_path / "killed", resume=True)
+    assert marks(tmp_path / "killed") == marks(tmp_path / "calm")
 
 
 def until(process: "subprocess.Popen[bytes]", folder: Path, units: int) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from run_makers import FILES, SAME, marks, tiny
-from safetensors.torch import load_file, save_file
+from run_makers import FILES, SAME, marks, rows_of, tiny
+from safetensors.torch import load_file
 
-from limbeck.core.errors import LimbeckError, RunError, UsageError
+from limbeck.core.errors import RunError, UsageError
 from limbeck.experiment.recipe import Recipe
 from limbeck.experiment.run import Result, dry_run, run
 from limbeck.experiment.scoring import score_run
+from limbeck.experiment.unit import Worker
 from limbeck.influence.curvature.identity import Identity
 
 
@@ -44,10 +45,6 @@ class Told:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, Told]:
     folder, told = tmp_path_factory.mktemp("whole") / "run", Told()
     return folder, run(tiny(), folder, progress=told), told
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_folder_holds_what_is_promised_and_nothing_else(finished: tuple[Path, Result, Told]) -> None:
@@ -175,44 +172,6 @@ def test_scores_of_a_damaged_run(finished: tuple[Path, Result, Told], tmp_path: 
         score_run(tmp_path, tmp_path / "scores.parquet")
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"batch_size": 5000}, "batch_size: 5000 is more than the .* training samples"),
-        ({"query": 1500}, "query=1500"),
-        ({"data": 'Arrays("nowhere.npz")'}, "nowhere.npz"),
-        ({"teacher": "Transformer()"}, "Transformer takes tokens data"),
-        ({"test": 0.001}, "test"),
-    ],
-)
-def test_what_cannot_be_run_leaves_no_folder(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
-        run(tiny(**changes), tmp_path / "run")
-    assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_empty_query_set_is_refused() -> None:
-    with pytest.raises(UsageError, match="query"):
-        tiny(query=0)
-
-
-def test_the_oracle_needs_the_truth(tmp_path: Path) -> None:
-    import numpy as np
-
-    inputs = np.random.default_rng(0).normal(size=(400, 4)).astype("float32")
-    np.savez(tmp_path / "a.npz", inputs=inputs, labels=np.arange(400) % 4)
-    changes = {"data": f'Arrays("{tmp_path}/a.npz")', "batch_size": 50, "seeds": 1, "epochs": 1}
-    with pytest.raises(UsageError, match="'oracle' needs the true labels"):
-        run(tiny(**changes, compare=["uniform", "oracle"]), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    found = run(tiny(**changes, compare=["uniform"]), tmp_path / "run").content
-    assert found["data"]["query_labels"] == "labels as given"
-    assert found["data"]["flipped_in_training"] is None
-    assert found["weights"]["flipped_auc"] is None
-    assert any("labels as given" in warning for warning in found["warnings"])
-
-
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_training_that_diverges_is_one_sentence(tmp_path: Path, epochs: int) -> None:
     recipe = tiny(optimizer="SGD(lr=1e15, weight_decay=1e15)", batch_size=1000, seeds=1, epochs=epochs)
@@ -246,7 +205,7 @@ def test_a_full_disk_ends_the_run_and_resume_ends_in_the_same_bytes(
 
 def test_a_dry_run_trains_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("limbeck.experiment.unit.fit", None)
+    monkeypatch.setattr(Worker, "_train", None)
     found = dry_run(tiny())
     assert list(tmp_path.iterdir()) == []
     assert 0 < found.seconds < 600
@@ -260,54 +219,6 @@ def test_a_dry_run_trains_and_writes_nothing(tmp_path: Path, monkeypatch: pytest
     for changes, said in (({"batch_size": 5000}, "batch_size: 5000 is more"), ({"query": 1500}, "query=1500")):
         with pytest.raises(UsageError, match=said):
             dry_run(tiny(**changes))
-
-
-class TestTeacherWeights:
-    """A teacher that is read, not trained."""
-
-    def file(self, folder: Path, classes: int = 10, width: int = 16) -> Path:
-        from limbeck.models.mlp import MLP
-        from limbeck.models.spec import DataSpec
-
-        torch.manual_seed(3)
-        net = MLP(width=width, depth=1).build(DataSpec("image", (1, 8, 8), classes))
-        save_file(net.state_dict(), folder / "teacher.safetensors")
-        return folder / "teacher.safetensors"
-
-    def test_it_is_used_as_it_is(self, tmp_path: Path) -> None:
-        path = self.file(tmp_path)
-        told = Told()
-        recipe = tiny(teacher_weights=str(path), seeds=1, epochs=1)
-        found = run(recipe, tmp_path / "run", progress=told).content
-        assert not [name for name, _ in told.units if "Teacher" in name]
-        kept, given = load_file(tmp_path / "run" / "teacher.safetensors"), load_file(path)
-        assert all(torch.equal(kept[name], part) for name, part in given.items())
-        assert found["arms"]["teacher"]["per_seed"]["accuracy"][0] < 0.4
-        assert not [row for row in rows_of(tmp_path / "run") if row["arm"] == "teacher"]
-        assert "(0 for the teacher + " in str(dry_run(recipe))
-
-    @pytest.mark.parametrize("trouble", ["classes", "width", "garbage", "nan", "missing"])
-    def test_what_does_not_fit_is_one_sentence_and_no_folder(self, tmp_path: Path, trouble: str) -> None:
-        path = self.file(tmp_path, **{"classes": {"classes": 7}, "width": {"width": 4}}.get(trouble, {}))
-        if trouble == "garbage":
-            path.write_bytes(b"not a file of tensors")
-        if trouble == "nan":
-            save_file({name: part * math.nan for name, part in load_file(path).items()}, path)
-        if trouble == "missing":
-            path.unlink()
-        said = {
-            "classes": r"does not fit MLP\(width=16\) for 10 classes \(size mismatch for fc\.weight.*\[7, 16\].*\[10, 16\]",
-            "width": "size mismatch for layer1",
-            "garbage": "does not fit",
-            "nan": "holds NaN or infinite numbers",
-            "missing": "there is no file",
-        }[trouble]
-        recipe = tiny(teacher_weights=str(path))
-        for start in (lambda: run(recipe, tmp_path / "run"), lambda: dry_run(recipe)):
-            with pytest.raises(LimbeckError, match=f"^teacher_weights: .*{said}") as caught:
-                start()
-            assert "\n" not in str(caught.value)
-        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("step", ["Simultaneous(feedback=0.5)", "Sequential()", "TeacherOnly()", "Offline(epochs=1)"])

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -57,7 +58,9 @@ def test_exact_is_the_damped_inverse(curvature: Curvature, relative: bool) -> No
     found = problem()
     v, matrix = query_gradient(found), dense(found, curvature)
     damping = 0.3 * (float(matrix.trace()) / len(matrix) if relative else 1)
-    q = Exact(0.3, relative=relative, curvature=curvature).solve(v, found)
+    bent = pytest.warns(UserWarning, match="negative eigenvalues") if curvature == "hessian" else nullcontext()
+    with bent:
+        q = Exact(0.3, relative=relative, curvature=curvature).solve(v, found)
     assert_close((matrix + damping * torch.eye(len(matrix), dtype=torch.float64)) @ flatten(q), flatten(v), rtol=1e-9, atol=1e-12)
 
 
@@ -133,7 +136,6 @@ SOLVERS: list[Callable[[], Solver]] = [
     *(lambda row=row: make(row) for row in rows("solvers")),  # type: ignore[misc]
     lambda: ConjugateGradient(preconditioner=EKFAC()),
     lambda: Diagonal(fisher="empirical"),
-    lambda: Exact(curvature="hessian"),
 ]
 each_solver = pytest.mark.parametrize("make", SOLVERS, ids=lambda make: repr(make()))
 
@@ -161,8 +163,7 @@ def test_answers_are_finite_and_point_downhill(make: Callable[[], Solver]) -> No
     q = make().solve(v, found)
     assert set(q) == set(v)
     assert all(torch.isfinite(part).all() for part in q.values())
-    if "hessian" not in repr(make()):
-        assert flatten(q) @ flatten(v) > 0
+    assert flatten(q) @ flatten(v) > 0
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def test_python_imports_nothing_before_build(own_code: str) -> None:
         ("own_nets:smal", {}, "has no function 'smal'; did you mean 'small'?"),
         ("own_nets:nothing", {}, "own_nets:nothing must return a torch.nn.Module, got NoneType"),
         ("own_nets:small", {"widht": 3}, "unexpected keyword argument 'widht'"),
-        ("half_nets:small", {}, "'not_there_at_all', which half_nets imports, was not found"),
-        ("no_such_module_here:small", {}, "module 'no_such_module_here' was not found"),
+        ("half_nets:small", {}, "module 'half_nets' cannot be imported: No module named 'not_there_at_all'"),
+        ("no_such_module_here:small", {}, "module 'no_such_module_here' cannot be imported"),
     ],
 )
 @pytest.mark.usefixtures("own_code")

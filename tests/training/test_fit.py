@@ -42,16 +42,16 @@ def test_clipping_above_the_gradient_changes_nothing() -> None:
 
 class Rates(Callback):
     def __init__(self) -> None:
-        self.seen: list[float] = []
+        self.seen: list[list[float]] = []
 
     def after_step(self, training: Training, record: Record) -> None:
-        self.seen.append(training.optimizer.param_groups[0]["lr"])
+        self.seen.append([group["lr"] for group in training.optimizer.param_groups])
 
 
 def test_the_schedule_is_asked_with_the_steps_taken_and_all_steps() -> None:
     rates = Rates()
     train(parts(lr=0.5), epochs=2, rate=lambda number, total: (number + 1) / total, callbacks=[rates])
-    assert rates.seen == pytest.approx([0.5 * (number + 1) / 8 for number in range(8)])
+    assert [rate for (rate,) in rates.seen] == pytest.approx([0.5 * (number + 1) / 8 for number in range(8)])
 
 
 def test_a_rate_of_zero_trains_nothing() -> None:
@@ -64,8 +64,10 @@ def test_every_group_keeps_its_own_rate() -> None:
     made = parts()
     first, *others = made.distiller.student.parameters()
     made.optimizer = torch.optim.SGD([{"params": [first], "lr": 0.2}, {"params": others, "lr": 0.1}])
-    train(made, steps=1, rate=lambda number, total: 0.5)
-    assert [group["lr"] for group in made.optimizer.param_groups] == [0.1, 0.05]
+    rates = Rates()
+    train(made, steps=1, rate=lambda number, total: 0.5, callbacks=[rates])
+    assert rates.seen == [[0.1, 0.05]]
+    assert [group["lr"] for group in made.optimizer.param_groups] == [0.2, 0.1]  # the next fit begins with its own
 
 
 @pytest.mark.parametrize("weights", [Uniform, weighting, OwnLoss])
@@ -157,7 +159,7 @@ def test_labels_beyond_the_students_classes_are_refused() -> None:
     made = parts()
     made.distiller = Distiller(nn.Linear(FEATURES, 2), None, CE())
     made.loader.labels = made.loader.labels.clamp(min=2)
-    with pytest.raises(ShapeError, match="a label is 2, but the student answers for 2 classes only"):
+    with pytest.raises(ShapeError, match="a label is 2, but the student answers for the classes 0 to 1"):
         train(made)
 
 

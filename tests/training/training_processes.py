@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 import torch._dynamo  # noqa: F401 - optimizers load it at their first step: once here, not once in every process
-
-import limbeck.engine.accelerate  # noqa: F401 - the same
+from accelerate.state import AcceleratorState  # what limbeck.engine.accelerate loads; the same
 
 LIMIT_S = 120
 
@@ -47,6 +46,7 @@ def together(what: Callable[..., Any], *arguments: Any, folder: Path, count: int
 
 def _one(what: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], out: Path) -> None:
     os.environ.update(environment)
+    AcceleratorState._reset_state(reset_partial_state=True)  # a parent that is one process by itself has set it
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:

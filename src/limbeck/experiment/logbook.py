@@ -1,6 +1,8 @@
 """What a training run leaves behind: rows of metrics, and each sample's weight and score over time."""
 
+from collections.abc import Mapping
 from typing import Any, final
+from warnings import WarningMessage
 
 import torch
 from torch import Tensor
@@ -38,10 +40,19 @@ class Logbook(Callback):
         steps_per_epoch: Of the loader.
         validation: The validation set.
         clean: bool by sample identity, true where the given label is right; None where nobody knows.
+        said: Where warnings are caught while the run trains; each becomes an event at the step that follows it.
     """
 
-    def __init__(self, labels: dict[str, object], steps_per_epoch: int, validation: Batch, clean: Tensor | None) -> None:
+    def __init__(
+        self,
+        labels: Mapping[str, object],
+        steps_per_epoch: int,
+        validation: Batch,
+        clean: Tensor | None,
+        said: list[WarningMessage] | None = None,
+    ) -> None:
         self.labels, self.per_epoch, self.validation, self.clean = labels, steps_per_epoch, validation, clean
+        self.said = [] if said is None else said
         self.rows: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self._losses: list[float] = []
@@ -57,7 +68,12 @@ class Logbook(Callback):
         self._figures.append(record.figures)
         self._weights.append(record.weights.detach().cpu())
         self._index.append(record.batch.index.cpu())
-        self.events += [{**self.labels, "step": training.number, "what": what} for what in training.distiller.weighting.events()]
+        warned = [str(one.message) for one in self.said if issubclass(one.category, UserWarning)]
+        self.said.clear()
+        known = {event["what"] for event in self.events}
+        for what in dict.fromkeys([*training.distiller.weighting.events(), *warned]):
+            if what not in known:
+                self.events.append({**self.labels, "step": training.number, "what": what})
 
     def after_epoch(self, training: Training) -> None:
         """Write the epoch's two rows."""

@@ -22,7 +22,8 @@ from limbeck.experiment.outcome import Done
 from limbeck.experiment.plan import Plan, plan
 from limbeck.experiment.progress import Progress, Silent
 from limbeck.experiment.recipe import Parts, Recipe
-from limbeck.experiment.unit import Seeded, Worker, rehearse, seeded
+from limbeck.experiment.rehearsal import rehearse
+from limbeck.experiment.unit import Seeded, Worker, seeded
 from limbeck.training.checkpoint import write_whole
 
 

@@ -27,7 +27,6 @@ from limbeck.models.spec import Architecture, DataSpec
 from limbeck.teachers.single import Single
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.fit import fit
-from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.student import Student
 
 TEACHER = "teacher"
@@ -97,42 +96,9 @@ def given_teacher(parts: Parts, spec: DataSpec) -> nn.Module:
     return model
 
 
-def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], processes: int = 1) -> None:
-    """Put everything together once, before anything is written.
-
-    Raises:
-        UsageError: A part does not fit the others, or a batch is larger than the data.
-    """
-    if recipe.batch_size % processes:
-        raise UsageError(f"batch_size: {recipe.batch_size} samples do not divide among {processes} processes; choose a multiple.")
-    fewest = min(len(data.splits.train) for data in sets)
-    if recipe.batch_size > fewest:
-        raise UsageError(f"batch_size: {recipe.batch_size} is more than the {fewest} training samples; choose a smaller one.")
-    spec, two = sets[0].spec, sets[0].test.take(slice(0, 2))
-    teacher = parts.teacher.build(spec) if parts.teacher_weights is None else given_teacher(parts, spec)
-    for arm in arms:
-        Distiller(parts.student.build(spec), Single(teacher), arm.objective()).check(two)
-        _try_step(recipe, parts, arm, sets[0], teacher)
-
-
-def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.Module) -> None:
-    """Take one step on nets that are thrown away: what weights or step refuse, they refuse before work is lost."""
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        step = arm.step()
-        model, guide = parts.student.build(data.spec), Single(deepcopy(teacher), trained=step.trains_teacher)
-        distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting())
-        loader = Loader(
-            parts.data,
-            data.splits.train,
-            batch_size=recipe.batch_size,
-            seed=data.seed,
-            labels=data.labels,
-            transform=parts.transform,
-        )
-        optimizer = parts.optimizer.build([*model.parameters(), *distiller.objective.parameters()])
-        once = Student() if isinstance(step, Offline) else step
-        fit(distiller, loader, optimizer, steps=1, queries=data.queries, step=once, seed=data.seed, clean=data.clean)
+def loader_for(recipe: Recipe, parts: Parts, data: Seeded, rows: Tensor) -> Loader:
+    """Training batches of these rows, in the order that all arms of the seed share."""
+    return Loader(parts.data, rows, batch_size=recipe.batch_size, seed=data.seed, labels=data.labels, transform=parts.transform)
 
 
 @dataclass(frozen=True)
@@ -214,30 +180,29 @@ class Worker:
         keeper = Keeper(self.home / f"{name}.pt", every, PAUSE_S if every == 0 else 0.0)  # who names a number means it
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", UserWarning)
-            unit = self._train(arm, data, model, teacher, steps, keeper)
-        known = {event["what"] for event in unit.events}
-        for what in dict.fromkeys(str(one.message) for one in said if issubclass(one.category, UserWarning)):
-            if what not in known:
-                unit.events.append({"seed": data.seed, "arm": arm.name, "step": steps, "what": what})
+            unit = self._train(arm, data, model, teacher, steps, keeper, said)
         if self.engine.rank == 0:
             self._keep(name, unit)
         return unit
 
-    def _train(self, arm: Arm, data: Seeded, model: nn.Module, teacher: nn.Module | None, steps: int, keeper: Keeper) -> Unit:
+    def _train(
+        self,
+        arm: Arm,
+        data: Seeded,
+        model: nn.Module,
+        teacher: nn.Module | None,
+        steps: int,
+        keeper: Keeper,
+        said: list[warnings.WarningMessage],
+    ) -> Unit:
         recipe, spec = self.recipe, self.parts.optimizer if arm.name != TEACHER else self.parts.teacher_optimizer
         step, began = arm.step(), time.perf_counter()
         guide = None if teacher is None else Single(deepcopy(teacher), trained=step.trains_teacher)
         distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting())
         rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
-        loader = Loader(
-            self.parts.data,
-            rows,
-            batch_size=recipe.batch_size,
-            seed=data.seed,
-            labels=data.labels,
-            transform=self.parts.transform,
-        )
-        log = Logbook({"seed": data.seed, "arm": arm.name}, len(loader), data.validation.to(self.engine.device), data.clean)
+        loader = loader_for(recipe, self.parts, data, rows)
+        labels = {"seed": data.seed, "arm": arm.name}
+        log = Logbook(labels, len(loader), data.validation.to(self.engine.device), data.clean, said)
         tracker = SampleTracker(len(self.parts.data))
         schedule, epochs = self.parts.schedule, recipe.teacher_epochs if arm.name == TEACHER else recipe.epochs
         fit(
@@ -248,9 +213,7 @@ class Worker:
             queries=data.queries,
             step=step,
             engine=self.engine,
-            rate=lambda done, total: schedule.factor(
-                done * epochs / total, epochs
-            ),  # the same for all arms, whatever rows they see
+            rate=lambda done, total: schedule.factor(done * epochs / total, epochs),  # the same for all arms
             clip=recipe.clip,
             accumulate=recipe.accumulate,
             seed=data.seed,
@@ -258,17 +221,26 @@ class Worker:
             callbacks=[log, tracker, Advance(self.progress)],
             keeper=keeper,
         )
-        test = data.test.to(self.engine.device)
-        seen = None if guide is None else answers(guide, test)
-        found = figures_of(distiller.student, test, seen)
-        moved = guide is not None and step.trains_teacher
-        after = figures_of(guide, test).accuracy if guide is not None and moved else None
+        return self._unit_of(distiller, data, log, tracker, moved=step.trains_teacher, seconds=time.perf_counter() - began)
+
+    def _unit_of(
+        self, distiller: Distiller, data: Seeded, log: Logbook, tracker: SampleTracker, *, moved: bool, seconds: float
+    ) -> Unit:
+        """The finished training as a unit, with its figures on validation and test."""
+        test, guide = data.test.to(self.engine.device), distiller.teacher
+        found = figures_of(distiller.student, test, None if guide is None else answers(guide, test))
         validation = figures_of(distiller.student, log.validation).accuracy
-        samples = {"last": tracker.last, "mean": tracker.mean}
-        figures = {**asdict(found), "validation_accuracy": validation}
-        took = time.perf_counter() - began
-        own = guide.tapped.model.cpu() if guide is not None and moved else None
-        return Unit(model.cpu(), figures, log.rows, log.events, took, samples, after, own)
+        after = figures_of(guide, test).accuracy if guide is not None and moved else None
+        return Unit(
+            model=distiller.student.model.cpu(),
+            figures={**asdict(found), "validation_accuracy": validation},
+            rows=log.rows,
+            events=log.events,
+            seconds=seconds,
+            samples={"last": tracker.last, "mean": tracker.mean},
+            teacher_after=after,
+            own_teacher=guide.tapped.model.cpu() if isinstance(guide, Single) and moved else None,
+        )
 
     def _keep(self, name: str, unit: Unit) -> None:
         """Write the unit; its JSON file comes last and says that all is there."""

@@ -22,8 +22,10 @@ class Stored(Weighting):
         weights: [N], finite and >= 0.
 
     Raises:
-        DataError: A weight is negative, NaN or infinite, or an identity comes twice.
+        DataError: A weight is negative, NaN or infinite, an identity comes twice or is no row number.
     """
+
+    LARGEST = 2**28
 
     def __init__(self, index: Tensor, weights: Tensor) -> None:
         if len(index) != len(weights) or not len(index):
@@ -34,6 +36,8 @@ class Stored(Weighting):
             raise DataError(
                 "Stored: every sample identity must be 0 or above and come once; average the weights of several seeds first."
             )
+        if int(index.max()) >= self.LARGEST:
+            raise DataError(f"Stored: an identity is the number of a row, below {self.LARGEST}, got {int(index.max())}.")
         self.table = torch.ones(int(index.max()) + 1, dtype=weights.dtype)
         self.table[index] = weights
 

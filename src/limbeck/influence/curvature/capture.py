@@ -85,11 +85,19 @@ class Captured:
         pairs: For each block, a list over its calls of (inputs [B, G, T, I], gradients [B, G, T, O]).
         others: For each parameter that no block covers, an estimate of its mean squared per-sample gradient, a scalar.
         count: Number of samples.
+        mask: [B, L] bool, which tokens count, or None.
     """
 
     pairs: dict[str, list[tuple[Tensor, Tensor]]]
     others: dict[str, Tensor]
     count: int
+    mask: Tensor | None = None
+
+    def counted(self, inputs: Tensor) -> Tensor:
+        """A layer's inputs [B, G, T, I] without the padded positions, as [n, 1, 1, I], where its positions are the tokens."""
+        if self.mask is None or inputs.shape[:3] != (len(self.mask), 1, self.mask.shape[1]):
+            return inputs
+        return inputs.transpose(1, 2)[self.mask.bool()].unsqueeze(2)
 
 
 def blocks(model: nn.Module) -> dict[str, Block]:
@@ -146,7 +154,7 @@ def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch) -> Ca
         name: torch.zeros(()) if gradient is None else gradient.square().mean() / len(batch)
         for name, gradient in zip(others, grads[len(calls) :], strict=True)
     }
-    return Captured(pairs, squares, len(batch))
+    return Captured(pairs, squares, len(batch), batch.mask)
 
 
 def draw_labels(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """The shared mathematics of K-FAC and EK-FAC: Kronecker factors, their eigenbasis, and the damped inverse in that basis.
 
-A layer's Fisher matrix is taken as A (x) S with A the mean over samples and positions of a a', and S the mean over samples of the
-sum over positions of d d' (a: the layer's inputs with a 1 for the bias, d: gradients of its outputs). Grouped and depthwise
+A layer's Fisher matrix is taken as A (x) S with A the mean over samples and (counted) positions of a a', and S the mean over
+samples of the sum over positions of d d' (a: the layer's inputs with a 1 for the bias, d: gradients of its outputs). Grouped and depthwise
 convolutions have one product per group. Parameters that no such layer covers (normalisation, embeddings, bare parameters) are
 divided by their mean squared gradient, one number per tensor.
 """
@@ -89,13 +89,13 @@ def estimate(captured: Iterable[tuple[dict[str, Block], Captured]]) -> Kronecker
         for name, level in part.others.items():
             others[name] = others.get(name, torch.zeros(())) + level * part.count
         for name, calls in part.pairs.items():
-            for a, d in calls:
+            for a, d in ((part.counted(a), d) for a, d in calls):
                 inputs[name] = inputs.get(name, torch.zeros(())) + torch.einsum("bgti,bgtj->gij", a, a)
                 outputs[name] = outputs.get(name, torch.zeros(())) + torch.einsum("bgto,bgtp->gop", d, d)
                 positions[name] = positions.get(name, 0) + a.shape[0] * a.shape[2]
     layers = {}
     for name in inputs:
-        a_values, a_vectors = eigen(inputs[name] / positions[name])
+        a_values, a_vectors = eigen(inputs[name] / max(positions[name], 1))
         s_values, s_vectors = eigen(outputs[name] / count)
         layers[name] = Basis(a_vectors, s_vectors, s_values.unsqueeze(2) * a_values.unsqueeze(1))
     return Kronecker(layers, {name: level / count for name, level in others.items()})

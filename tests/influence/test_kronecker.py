@@ -1,0 +1,244 @@
+"""K-FAC and EK-FAC: exact where the Fisher matrix is truly Kronecker, and built of the right factors where it is not."""
+
+import pytest
+import torch
+from support.labels_in_turn import deal
+from support.makers import generator, labels, normal
+from support.nets import BY_NAME, Net, convolutional, mlp
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from limbeck.align.taps import Tapped
+from limbeck.core.batch import Batch
+from limbeck.influence.curvature.capture import blocks, capture
+from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.influence.curvature.exact import Exact
+from limbeck.influence.curvature.kfac import KFAC
+from limbeck.influence.curvature.kronecker import Kronecker, corrected, estimate
+from limbeck.influence.curvature.products import dense
+from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.gradients import per_sample_gradients_slow
+from limbeck.influence.task import Supervised
+from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
+
+CLASSES = 3
+
+
+def nought(layer: nn.Module) -> Tapped:
+    """Parameters 0: every class equally likely for every input, so that output gradients do not depend on inputs."""
+    for part in layer.parameters():
+        nn.init.zeros_(part)
+    return Tapped(layer).double()
+
+
+def direction(model: nn.Module) -> Vector:
+    own = dict(trainable(model))
+    return unflatten(normal(len(flatten(own)), seed=7), own)
+
+
+def matrix_of(solver: Solver, problem: Problem, damping: float) -> Tensor:
+    """The curvature that a solver of one layer stands for, [P, P], from its inverse; its damping is relative."""
+    own = dict(trainable(problem.model))
+    units = torch.eye(len(flatten(own)), dtype=torch.float64)
+    solver.update(problem)
+    damped = torch.linalg.inv(torch.stack([flatten(solver.solve(unflatten(unit, own), problem)) for unit in units], 1))
+    level = damped.trace() / len(units) / (1 + damping)
+    return damped - damping * level * units
+
+
+class Positions(nn.Module):
+    """A convolution whose every output position is a classified token: [B, 2, L] -> [B, L, classes]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, CLASSES, 3, padding=1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.conv(inputs).transpose(1, 2)
+
+
+@pytest.mark.parametrize("solver", [KFAC(0.1), EKFAC(0.1)], ids=repr)
+@pytest.mark.parametrize("bias", [True, False])
+def test_exact_for_a_linear_layer_whose_gradients_do_not_depend_on_inputs(
+    monkeypatch: pytest.MonkeyPatch, solver: Solver, bias: bool
+) -> None:
+    model = nought(nn.Linear(4, CLASSES, bias=bias))
+    problem = Problem(model, Supervised(), [deal(monkeypatch, normal(6, 4), CLASSES)], generator())
+    v = direction(model)
+    assert_close(matrix_of(solver, problem, 0.1), dense(problem, "gauss_newton"), rtol=1e-9, atol=1e-12)
+    assert_close(flatten(solver.solve(v, problem)), flatten(Exact(0.1).solve(v, problem)), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", [KFAC(0.1), EKFAC(0.1)], ids=repr)
+def test_exact_for_a_convolution_over_independent_positions(monkeypatch: pytest.MonkeyPatch, solver: Solver) -> None:
+    """Positions are counted: without the count K-FAC would be off by their number. Token losses are means, Gauss-Newton too."""
+    model = nought(Positions())
+    problem = Problem(model, Supervised(), [deal(monkeypatch, normal(4, 2, 3), CLASSES, positions=3)], generator())
+    assert_close(matrix_of(solver, problem, 0.1), dense(problem, "gauss_newton"), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", [KFAC(0.1), EKFAC(0.1)], ids=repr)
+def test_exact_for_tokens_of_which_some_do_not_count(monkeypatch: pytest.MonkeyPatch, solver: Solver) -> None:
+    model = nought(nn.Linear(2, CLASSES))
+    whole = deal(monkeypatch, normal(2, 3, 2), CLASSES, positions=3)
+    mask = torch.tensor([[True, False, True], [False, True, True]]).repeat_interleave(27, 0)
+    soiled = torch.where(mask.unsqueeze(2), whole.inputs, 1e3)  # padding may be anything
+    problem = Problem(model, Supervised(), [Batch(soiled, whole.targets, whole.index, mask)], generator())
+    assert_close(matrix_of(solver, problem, 0.1), dense(problem, "gauss_newton"), rtol=1e-8, atol=1e-12)
+
+
+def test_samples_of_few_tokens_and_of_many_have_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EK-FAC keeps the trace of Gauss-Newton, of which every sample gives the mean over its tokens."""
+    model = nought(nn.Linear(2, CLASSES))
+    whole = deal(monkeypatch, normal(2, 3, 2), CLASSES, positions=3)
+    mask = torch.tensor([[True, False, False], [True, True, True]]).repeat_interleave(27, 0)
+    problem = Problem(model, Supervised(), [Batch(whole.inputs, whole.targets, whole.index, mask)], generator())
+    assert_close(matrix_of(EKFAC(0.1), problem, 0.1).trace(), dense(problem, "gauss_newton").trace())
+
+
+def test_ekfac_mends_correlated_positions_and_kfac_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a constant image, pooled, all positions have one gradient: K-FAC's factors miss their number, EK-FAC measures it."""
+    model = nought(nn.Sequential(nn.Conv2d(1, CLASSES, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    inputs = normal(5, 1, 1, 1).expand(5, 1, 2, 2)
+    problem = Problem(model, Supervised(), [deal(monkeypatch, inputs, CLASSES)], generator())
+    wanted = dense(problem, "gauss_newton")
+    assert_close(matrix_of(EKFAC(0.1), problem, 0.1), wanted, rtol=1e-9, atol=1e-12)
+    assert_close(matrix_of(KFAC(0.1), problem, 0.1), wanted / 4, rtol=1e-9, atol=1e-12)
+
+
+def by_hand(model: Tapped, batch: Batch, seed: int = 0) -> tuple[Kronecker, list[Tensor]]:
+    """K-FAC's estimate, and each block's factors A (x) S from the same draw, put together by hand."""
+    problem = Problem(model, Supervised(), [batch], generator(seed))
+    factors = []
+    for _, captured in capture(Problem(model, Supervised(), [batch], generator(seed))):
+        for calls in captured.pairs.values():
+            a, d = (torch.cat([call[i].flatten(1, 2) if call[i].shape[1] == 1 else call[i] for call in calls], 1) for i in (0, 1))
+            factors.append((a, d))
+    estimated = estimate(capture(problem))
+    return estimated, [
+        torch.kron(torch.einsum("bto,btp->op", d, d) / len(batch), torch.einsum("bti,btj->ij", a, a) / (a.shape[0] * a.shape[1]))
+        for a, d in factors
+    ]
+
+
+def test_the_pieces_that_a_batch_is_captured_in_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limbeck.influence.curvature.capture.draw_labels", lambda logits, _: logits.argmax(-1))
+    case = BY_NAME["group norm"]
+    model, batch = case.make(), case.batch(rows=70)
+    once, pieces = (estimate(capture(Problem(model, Supervised(), parts, generator()))) for parts in ([batch], batch.split(9)))
+    monkeypatch.setattr("limbeck.influence.curvature.capture.ROWS", 70)
+    whole = estimate(capture(Problem(model, Supervised(), [batch], generator())))
+    v, where = direction(model), blocks(model)
+    for found in (once, pieces):
+        for block in where.values():
+            assert_close(found.solve(v, where, 0.1)[block.weight], whole.solve(v, where, 0.1)[block.weight], rtol=1e-8, atol=1e-10)
+
+
+def test_the_inverse_is_that_of_the_damped_kronecker_product_layer_by_layer() -> None:
+    model = Tapped(mlp()).double()
+    batch = Batch(normal(9, 5), labels(9, classes=3), torch.arange(9))
+    estimated, products = by_hand(model, batch)
+    v, where = direction(model), blocks(model)
+    q = estimated.solve(v, where, 0.2)
+    for (name, block), matrix in zip(where.items(), products, strict=True):
+        assert name in estimated.layers
+        damped = matrix + 0.2 * matrix.trace() / len(matrix) * torch.eye(len(matrix), dtype=torch.float64)
+        assert_close(block.matrix(q).flatten(), torch.linalg.solve(damped, block.matrix(v).flatten()), rtol=1e-8, atol=1e-10)
+
+
+def test_ekfac_keeps_the_trace_of_the_fisher_matrix() -> None:
+    """Whatever the basis, second moments add up to the mean squared gradient: nothing of the curvature is lost or made up."""
+    model = Tapped(convolutional(nn.GroupNorm(2, 4))).double()
+    batch = Batch(normal(5, 2, 8, 8), labels(5, classes=3), torch.arange(5))
+    problem = Problem(model, Supervised(), [batch], generator(3))
+    drawn = [captured for _, captured in capture(Problem(model, Supervised(), [batch], generator(3)))]
+    calls = drawn[0].pairs
+    ours = corrected(estimate(capture(problem)), [(blocks(model), drawn[0])])
+    assert set(ours.layers) == {f"model.{n}" for n in (0, 3, 4, 8)}
+    for name, basis in ours.layers.items():
+        ((a, d),) = calls[name]
+        assert_close(basis.values.sum(), (d.transpose(2, 3) @ a).square().sum() / 5)
+
+
+def test_captured_factors_give_the_per_sample_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The products of inputs and output gradients are the gradients: stride, dilation, groups, padding, shared modules."""
+    for net in (convolutional(nn.GroupNorm(2, 4)), BY_NAME["a module used twice"].build(), BY_NAME["a rectifier in place"].build()):
+        model = Tapped(net).double()
+        shape = (2, 8, 8) if isinstance(net[0] if isinstance(net, nn.Sequential) else net, nn.Conv2d) else (5,)
+        given = labels(4, classes=3)
+        batch = Batch(normal(4, *shape), given, torch.arange(4))
+        monkeypatch.setattr("limbeck.influence.curvature.capture.draw_labels", lambda _l, _g, given=given: given)
+        rows = per_sample_gradients_slow(model, Supervised().training_loss, batch)
+        ((where, captured),) = list(capture(Problem(model, Supervised(), [batch], generator())))
+        for name, block in where.items():
+            built = sum(d.transpose(2, 3) @ a for a, d in captured.pairs[name])
+            for sample in range(4):
+                wanted = block.matrix(unflatten(rows[sample], dict(trainable(model))))
+                assert_close(torch.as_tensor(built)[sample], wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_a_grouped_convolution_is_its_groups_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    grouped = nn.Conv2d(4, 6, 3, groups=2, padding=1).double()
+    first, second = nn.Conv2d(2, 3, 3, padding=1).double(), nn.Conv2d(2, 3, 3, padding=1).double()
+    for number, part in enumerate((first, second)):
+        part.weight.data.copy_(grouped.weight[3 * number : 3 * number + 3])
+        assert part.bias is not None
+        assert grouped.bias is not None
+        part.bias.data.copy_(grouped.bias[3 * number : 3 * number + 3])
+    one = Tapped(Net(lambda n, x: n.conv(x).square().mean((2, 3)), conv=grouped))
+    two = Tapped(Net(lambda n, x: torch.cat([n.a(x[:, :2]), n.b(x[:, 2:])], 1).square().mean((2, 3)), a=first, b=second))
+    given = labels(5, classes=6)
+    monkeypatch.setattr("limbeck.influence.curvature.capture.draw_labels", lambda _l, _g: given)
+    batch = Batch(normal(5, 4, 6, 6), given, torch.arange(5))
+    ours, theirs = (
+        corrected(estimate(capture(p)), capture(p))
+        for p in (Problem(m, Supervised(), [batch], generator()) for m in (one, two))
+    )
+    for number, name in enumerate(("model.a", "model.b")):
+        assert_close(ours.layers["model.conv"].values[number], theirs.layers[name].values[0], rtol=1e-9, atol=1e-12)
+
+
+def test_what_no_layer_covers_gets_its_mean_squared_gradient() -> None:
+    """One number per tensor, right on average over drawn labels; attention's packed projection is such a tensor."""
+    model = Tapped(convolutional(nn.GroupNorm(2, 4))).double()
+    batch = Batch(normal(6, 2, 8, 8), labels(6, classes=3), torch.arange(6))
+    problems = [Problem(model, Supervised(), [batch], generator(seed)) for seed in range(100)]
+    names = {"model.1.weight", "model.1.bias"}
+    levels = [estimate(capture(problem)).others for problem in problems]
+    assert set(levels[0]) == names
+    diagonal = unflatten(dense(problems[0], "gauss_newton").diagonal(), dict(trainable(model)))
+    for name in names:
+        mean = torch.stack([level[name] for level in levels]).mean()
+        assert_close(mean, diagonal[name].mean(), rtol=0.15, atol=0)
+    v = direction(model)
+    q = estimate(capture(Problem(model, Supervised(), [batch], generator(0)))).solve(v, blocks(model), 0.5)
+    assert_close(q["model.1.bias"], v["model.1.bias"] / (1.5 * levels[0]["model.1.bias"]))
+    attention = BY_NAME["attention, train mode"]
+    others = estimate(capture(Problem(attention.make(), Supervised(), [attention.batch()], generator()))).others
+    assert {"model.part.in_proj_weight", "model.part.out_proj.weight"} <= set(others)
+
+
+def test_frozen_tied_and_keyword_calls() -> None:
+    frozen = BY_NAME["a frozen layer"].make()
+    assert list(blocks(frozen)) == ["model.2"]
+    tied = BY_NAME["tokens"].make()
+    assert blocks(tied)["model.head"].weight == "model.embedding.weight"
+    named = Tapped(Net(lambda net, x: net.head(input=torch.tanh(net.body(input=x))), body=nn.Linear(5, 4), head=nn.Linear(4, 3)))
+    problem = Problem(named, Supervised(), [BY_NAME["mlp"].batch(torch.float32)], generator())
+    assert set(estimate(capture(problem)).layers) == {"model.body", "model.head"}
+
+
+def test_drawn_labels_make_gauss_newton_in_the_mean() -> None:
+    """Averaged over many draws, EK-FAC's moments in its basis are those of the Gauss-Newton matrix."""
+    model = Tapped(nn.Linear(3, CLASSES)).double()
+    batch = Batch(normal(4, 3), None, torch.arange(4)).take(torch.arange(4).repeat(2000))
+    problem = Problem(model, Supervised(), [Batch(batch.inputs, labels(8000, classes=3), torch.arange(8000))], generator())
+    basis = corrected(estimate(capture(problem)), capture(problem)).layers["model"]
+    turn = torch.kron(basis.outputs[0], basis.inputs[0])
+    gauss_newton = torch.zeros(12, 12, dtype=torch.float64)
+    for x in normal(4, 3):
+        p = model.model(x).softmax(0).detach()
+        a = torch.cat([x, torch.ones(1, dtype=torch.float64)])
+        gauss_newton += torch.kron(p.diag() - p.outer(p), a.outer(a)) / 4
+    assert_close(basis.values.flatten(), (turn.T @ gauss_newton @ turn).diagonal(), rtol=0.1, atol=2e-3)
