@@ -31,7 +31,7 @@ MAKERS: list[Callable[[], Weighting]] = [Uniform, Random, OwnLoss, Oracle, lambd
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: repr(make()))
 def test_every_weighting_gives_finite_weights_of_mean_near_one_and_no_gradient(make: Callable[[], Weighting]) -> None:
     run = StubRun()
-    weights = run.bind(make())(run.step())
+    weights = run.bind(make())(run.step(rows=slice(8, 40)))
     assert weights.shape == (32,)
     assert torch.isfinite(weights).all()
     assert (weights >= 0).all()
@@ -108,13 +108,11 @@ def test_oracle_drops_the_flipped_and_keeps_the_rest_alike() -> None:
         run.bind(Oracle(), clean=None)(run.step())
 
 
-@pytest.mark.parametrize("make", [Random, OwnLoss, Oracle, lambda: Shuffled(Told())], ids=lambda make: repr(make()))
+@pytest.mark.parametrize("make", [Random, OwnLoss, Oracle])
 def test_two_processes_weigh_as_one(make: Callable[[], Weighting]) -> None:
     """Each holds half of the batch, and normalises over both halves."""
     run = StubRun()
     whole = run.bind(make())(run.step())
-    if isinstance(make(), Shuffled):
-        pytest.skip("what is told depends on the half; covered by test_influence_weighting")
     for start in (0, 16):
         half = run.step(rows=slice(start, start + 16))
         everyone = {"losses": run.step().losses, "clean": torch.arange(32) >= 20}

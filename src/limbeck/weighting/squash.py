@@ -41,6 +41,8 @@ def normalise(phi: Tensor, mode: Normalise) -> Tensor:
     """
     if mode == "none":
         return phi
+    limits = torch.finfo(phi.dtype)
+    phi = phi / phi.abs().max().clamp(min=limits.tiny)  # no square of a very small or very large score is lost
     middle = phi.mean() if mode == "zscore" else phi.median() if mode in ("mad", "center") else torch.zeros_like(phi.mean())
     shifted = phi - middle
     spread = {
@@ -52,9 +54,8 @@ def normalise(phi: Tensor, mode: Normalise) -> Tensor:
         "mad": lambda: 1.4826 * shifted.abs().median(),
         "range": lambda: (phi.max() - phi.min()) / 10,
     }[mode]()
-    limits = torch.finfo(phi.dtype)
-    rounding = (16 * limits.eps * phi.abs().max()).clamp(min=limits.tiny)
-    return torch.where(spread > rounding, shifted / spread.clamp(min=limits.tiny), torch.zeros_like(phi))
+    least = 16 * limits.eps if mode in ("std", "zscore", "center") else limits.tiny  # equal numbers have a std of rounding
+    return torch.where(spread > least, shifted / spread.clamp(min=limits.tiny), torch.zeros_like(phi))
 
 
 def squash(z: Tensor, gain: float = 1.0, clamp: float = 4.0) -> Tensor:
