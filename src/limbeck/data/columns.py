@@ -102,7 +102,7 @@ def marked(flags: Column, who: str) -> Tensor:
 
 
 def encode(table: pa.Table, names: list[str], training: Tensor, path: str | Path, who: str) -> Encoded:
-    """These columns side by side: numbers to mean 0 and deviation 1 over the training rows, words one-hot.
+    """These columns side by side: numbers to mean 0 and deviation 1 over the rows outside a fixed test split, words one-hot.
 
     Raises:
         DataError: No column is left, or one holds neither numbers nor words, free text, empty cells, NaN or infinity.

@@ -1,4 +1,4 @@
-"""Turns text into numbered words for a small transformer: a vocabulary built from the training rows. Knows nothing of labels."""
+"""Turns text into numbered words for a small transformer; the vocabulary is of the rows outside a fixed test split."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 @final
 @dataclass(frozen=True)
 class Words:
-    """How a text column becomes token ids: lower-cased words and single signs, the most frequent of the training rows.
+    """How a text column becomes token ids: lower-cased words and signs, the most frequent outside a fixed test split.
 
     Ids: 0 pads, 1 is every word outside the vocabulary, 2 stands between two columns, words count from 3.
 
