@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from support.makers import normal
 from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped, matching_modules
 from limbeck.core.batch import Batch
 from limbeck.core.errors import ShapeError, UsageError
+from support.makers import normal
 
 
 def body() -> nn.Sequential:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.makers import normal
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Outputs
+from support.makers import normal
 
 
 def batch(rows: int = 7) -> Batch:

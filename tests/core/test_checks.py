@@ -24,7 +24,7 @@ def test_checks(check: Callable[..., float], good: list[float], bad: list[object
     for value in good:
         assert check(value, "X: y") == value
     for wrong in bad:
-        with pytest.raises(UsageError, match="^X: y must ") as caught:
+        with pytest.raises(UsageError, match=r"^X: y must ") as caught:
             check(wrong, "X: y")
         assert repr(wrong) in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from support.makers import FromTheMean, golden_views, random_views
 from torch import Tensor
 from torch.testing import assert_close
 
 from limbeck.core.errors import ShapeError, UsageError
-from limbeck.core.objective import Objective, as_objective
+from limbeck.core.objective import as_objective
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
+from support.makers import FromTheMean, golden_views, random_views
 
 
 class Mean(Term):

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from support.makers import normal
 
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.evaluation.robustness import worst_case_loss
+from support.makers import normal
 
 rows = st.lists(st.floats(-100, 100), min_size=1, max_size=12)
 
@@ -25,7 +25,11 @@ def brute_force(losses: np.ndarray, delta: float) -> float:
     for seed in range(4):
         start = np.random.default_rng(seed).dirichlet(np.ones(count)) * count * 0.1 + 0.9
         found = minimize(
-            lambda r: -(r * losses).mean(), start, bounds=[(0, None)] * count, constraints=rules, options={"ftol": 1e-14, "maxiter": 500}
+            lambda r: -(r * losses).mean(),
+            start,
+            bounds=[(0, None)] * count,
+            constraints=rules,
+            options={"ftol": 1e-14, "maxiter": 500},
         )
         if ((1 - found.x) ** 2).mean() / 2 <= delta + 1e-9:
             best = max(best, -found.fun)
@@ -62,7 +66,9 @@ def test_in_a_small_ball_it_is_mean_plus_deviation() -> None:
     """While no weight reaches 0: mean + sqrt(2 delta) std."""
     losses = normal(50)
     delta = 0.02
-    assert worst_case_loss(losses, delta) == pytest.approx(float(losses.mean() + (2 * delta) ** 0.5 * losses.std(correction=0)), rel=1e-9)
+    assert worst_case_loss(losses, delta) == pytest.approx(
+        float(losses.mean() + (2 * delta) ** 0.5 * losses.std(correction=0)), rel=1e-9
+    )
 
 
 def test_ends_of_the_ball() -> None:

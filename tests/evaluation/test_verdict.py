@@ -197,8 +197,7 @@ def test_sentence_of_one_seed() -> None:
 
 def test_sentence_of_two_equal_differences() -> None:
     assert sentence({"uniform": compare([0.9, 0.8], [0.8, 0.7])}) == (
-        "KD-AIF is not clearly better than plain KD: 10.0 points of test accuracy "
-        "on every seed (sign-flip test, 2 seeds)."
+        "KD-AIF is not clearly better than plain KD: 10.0 points of test accuracy on every seed (sign-flip test, 2 seeds)."
     )
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.makers import normal
 from torch.testing import assert_close
 
 from limbeck.functional.divergences import cross_entropy, forward_kl, full_precision, kd_divergence, log_softmax, token_mean
+from support.makers import normal
 
 
 def test_precision_never_falls_below_float32() -> None:

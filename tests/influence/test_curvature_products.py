@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from support.makers import generator, normal
-from support.nets import BY_NAME, CASES, TASK, Case
 from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call
@@ -18,6 +16,8 @@ from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.products import Curvature, curvature_product, dense
 from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.vectors import flatten, trainable, unflatten
+from support.makers import generator, normal
+from support.nets import BY_NAME, CASES, TASK, Case
 
 SMALL = [case for case in CASES if case.forward and case.name not in ("ResNet-8x4", "MobileNetV2")]
 

@@ -2,9 +2,6 @@
 
 import pytest
 import torch
-from support.labels_in_turn import deal
-from support.makers import generator, normal
-from support.nets import BY_NAME, CASES, Case, Tokens
 from torch import nn
 from torch.testing import assert_close
 
@@ -17,6 +14,9 @@ from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.gradients import modes_restored, per_sample_gradients_slow
 from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import flatten, trainable, unflatten
+from support.labels_in_turn import deal
+from support.makers import generator, normal
+from support.nets import BY_NAME, CASES, Case, Tokens
 
 REFUSED = {"LSTM", "a function without forward derivative"}
 SMALL = [case for case in CASES if case.name not in REFUSED | {"ResNet-8x4", "MobileNetV2"}]

@@ -5,8 +5,6 @@ import warnings
 
 import pytest
 import torch
-from support.makers import FromTheMean, generator
-from support.nets import BY_NAME, CASES, TASK, Case
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -18,6 +16,8 @@ from limbeck.influence.gradients import Way, inner_products, mean_gradient, per_
 from limbeck.influence.task import Distillation
 from limbeck.influence.vectors import Vector, flatten, trainable
 from limbeck.losses.labels.ce import CE
+from support.makers import FromTheMean, generator
+from support.nets import BY_NAME, CASES, TASK, Case
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -159,7 +159,12 @@ def test_a_missing_forward_derivative_is_said_and_mended(name: str) -> None:
 
 def test_what_cannot_be_differentiated_at_all_is_refused_in_one_line() -> None:
     model = Tapped(nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3)))
-    batch = Batch(torch.arange(12).view(4, 3) % 9, torch.tensor([0, 1, 2, 0]), torch.arange(4), None, {"teacher": torch.ones(4, 3)})
-    with pytest.raises(UnsupportedModelError, match="neither forwards nor twice backwards") as caught, pytest.warns(UserWarning):
+    batch = Batch(
+        torch.arange(12).view(4, 3) % 9, torch.tensor([0, 1, 2, 0]), torch.arange(4), None, {"teacher": torch.ones(4, 3)}
+    )
+    with (
+        pytest.raises(UnsupportedModelError, match="neither forwards nor twice backwards") as caught,
+        pytest.warns(UserWarning, match="no forward"),
+    ):
         inner_products(model, TASK.training_loss, batch, direction(model))
     assert "\n" not in str(caught.value)

@@ -2,9 +2,6 @@
 
 import pytest
 import torch
-from support.labels_in_turn import deal
-from support.makers import generator, labels, normal
-from support.nets import BY_NAME, Net, convolutional, mlp
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -20,6 +17,9 @@ from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import per_sample_gradients_slow
 from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
+from support.labels_in_turn import deal
+from support.makers import generator, labels, normal
+from support.nets import BY_NAME, Net, convolutional, mlp
 
 CLASSES = 3
 
@@ -131,7 +131,9 @@ def test_the_pieces_that_a_batch_is_captured_in_add_up(monkeypatch: pytest.Monke
     v, where = direction(model), blocks(model)
     for found in (once, pieces):
         for block in where.values():
-            assert_close(found.solve(v, where, 0.1)[block.weight], whole.solve(v, where, 0.1)[block.weight], rtol=1e-8, atol=1e-10)
+            assert_close(
+                found.solve(v, where, 0.1)[block.weight], whole.solve(v, where, 0.1)[block.weight], rtol=1e-8, atol=1e-10
+            )
 
 
 def test_the_inverse_is_that_of_the_damped_kronecker_product_layer_by_layer() -> None:
@@ -162,7 +164,11 @@ def test_ekfac_keeps_the_trace_of_the_fisher_matrix() -> None:
 
 def test_captured_factors_give_the_per_sample_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """The products of inputs and output gradients are the gradients: stride, dilation, groups, padding, shared modules."""
-    for net in (convolutional(nn.GroupNorm(2, 4)), BY_NAME["a module used twice"].build(), BY_NAME["a rectifier in place"].build()):
+    for net in (
+        convolutional(nn.GroupNorm(2, 4)),
+        BY_NAME["a module used twice"].build(),
+        BY_NAME["a rectifier in place"].build(),
+    ):
         model = Tapped(net).double()
         shape = (2, 8, 8) if isinstance(net[0] if isinstance(net, nn.Sequential) else net, nn.Conv2d) else (5,)
         given = labels(4, classes=3)
@@ -192,8 +198,7 @@ def test_a_grouped_convolution_is_its_groups_side_by_side(monkeypatch: pytest.Mo
     monkeypatch.setattr("limbeck.influence.curvature.capture.draw_labels", lambda _l, _g: given)
     batch = Batch(normal(5, 4, 6, 6), given, torch.arange(5))
     ours, theirs = (
-        corrected(estimate(capture(p)), capture(p))
-        for p in (Problem(m, Supervised(), [batch], generator()) for m in (one, two))
+        corrected(estimate(capture(p)), capture(p)) for p in (Problem(m, Supervised(), [batch], generator()) for m in (one, two))
     )
     for number, name in enumerate(("model.a", "model.b")):
         assert_close(ours.layers["model.conv"].values[number], theirs.layers[name].values[0], rtol=1e-9, atol=1e-12)

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from support.convex import SoftmaxRegression, correlation
-from support.makers import generator, normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -23,6 +21,8 @@ from limbeck.influence.task import Distillation, Forward
 from limbeck.influence.vectors import flatten
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
+from support.convex import SoftmaxRegression, correlation
+from support.makers import generator, normal
 
 PROBLEM = SoftmaxRegression()
 
@@ -57,7 +57,9 @@ def test_ridge_leave_one_out() -> None:
     moved = torch.stack(
         [torch.linalg.solve(hessian - x[i].outer(x[i]) / 200, x.T @ y / 200 - x[i] * y[i] / 200) for i in range(200)]
     )
-    assert_close(moved - theta, torch.linalg.solve(hessian, gradients.T).T / (200 * (1 - leverage)).unsqueeze(1), rtol=1e-9, atol=1e-12)
+    assert_close(
+        moved - theta, torch.linalg.solve(hessian, gradients.T).T / (200 * (1 - leverage)).unsqueeze(1), rtol=1e-9, atol=1e-12
+    )
     found = score(model, Squares(), [train], [query], Exact(0.05, relative=False))
     before, after = ((query.inputs @ w.T - query.meta["value"].unsqueeze(1)).square().mean(0) / 2 for w in (theta[None], moved))
     assert correlation(-found.phi / 200, after - before) > 0.99
@@ -123,7 +125,8 @@ def test_scores_are_linear_in_the_query_gradient(solver: Solver) -> None:
     one, two = (mean_gradient(problem.model, PROBLEM.task.query_loss, [part])[0] for part in PROBLEM.query.split(2))
     both = {name: 2 * one[name] - 3 * two[name] for name in one}
     a, b, c = (
-        inner_products(problem.model, PROBLEM.task.training_loss, PROBLEM.train, solver.solve(v, problem)) for v in (one, two, both)
+        inner_products(problem.model, PROBLEM.task.training_loss, PROBLEM.train, solver.solve(v, problem))
+        for v in (one, two, both)
     )
     assert_close(c, 2 * a - 3 * b, rtol=1e-7, atol=1e-9)
 
@@ -133,9 +136,7 @@ def test_scores_are_linear_in_the_query_gradient(solver: Solver) -> None:
 def test_scaling_the_training_loss_changes_nothing_under_relative_damping(solver: Solver, scale: float) -> None:
     """Invariant 6, third part."""
     theta = PROBLEM.fit(torch.ones(1, PROBLEM.count, dtype=torch.float64))[0]
-    tasks = [
-        Distillation(KD(T=3) * (0.5 * s) + CE() * (0.5 * s), PROBLEM.task.teacher) for s in (1.0, scale)
-    ]
+    tasks = [Distillation(KD(T=3) * (0.5 * s) + CE() * (0.5 * s), PROBLEM.task.teacher) for s in (1.0, scale)]
     plain, scaled = (score(PROBLEM.model(theta), task, [PROBLEM.train], [PROBLEM.query], solver).phi for task in tasks)
     assert_close(scaled, plain, rtol=1e-7, atol=1e-9)
 

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from support.makers import generator
-from support.nets import CLASSES, TASK, Case
 from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
@@ -21,23 +19,26 @@ from limbeck.influence.gradients import inner_products, mean_gradient, modes_res
 from limbeck.influence.scores import score
 from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import scaled, trainable
+from support.makers import generator
+from support.nets import CLASSES, TASK, Case
 
 CASE = Case(
-    "normalised rows", lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Tanh(), nn.Linear(4, CLASSES))
+    "normalised rows",
+    lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Tanh(), nn.Linear(4, CLASSES)),
 )
 
 
-class Stumble(Exception):
+class StumbleError(Exception):
     """What goes wrong."""
 
 
 def stumble(*_: object) -> None:
-    raise Stumble
+    raise StumbleError
 
 
 def failing_loss(student: Callable[[Batch], Outputs], batch: Batch) -> Tensor:
     student(batch)
-    raise Stumble
+    raise StumbleError
 
 
 @contextmanager
@@ -74,13 +75,13 @@ def problem(model: Tapped) -> Problem:
 @pytest.mark.parametrize("way", ["forward", "reverse", "auto"])
 def test_a_loss_that_fails_in_an_inner_product(way: str) -> None:
     model = CASE.make()
-    with checked(model), pytest.raises(Stumble):
+    with checked(model), pytest.raises(StumbleError):
         inner_products(model, failing_loss, CASE.batch(), dict(trainable(model)), way=way, rng=generator(3).get_state())  # type: ignore[arg-type]
 
 
 def test_a_loss_that_fails_in_a_mean_gradient() -> None:
     model = CASE.make()
-    with checked(model), pytest.raises(Stumble):
+    with checked(model), pytest.raises(StumbleError):
         mean_gradient(model, failing_loss, [CASE.batch()])
 
 
@@ -88,7 +89,7 @@ def test_a_loss_that_fails_in_a_mean_gradient() -> None:
 def test_a_layer_that_fails_while_curvature_is_taken(solver: Solver) -> None:
     model = CASE.make()
     handle = model.get_submodule("model.4").register_forward_hook(stumble)
-    with checked(model), pytest.raises(Stumble):
+    with checked(model), pytest.raises(StumbleError):
         solver.update(problem(model))
     handle.remove()
 
@@ -112,7 +113,7 @@ def test_a_model_error_is_not_taken_for_a_missing_derivative() -> None:
 
 def test_scoring_that_fails_half_way() -> None:
     model = CASE.make()
-    with checked(model), pytest.raises(Stumble):
+    with checked(model), pytest.raises(StumbleError):
         score(model, TASK, CASE.batch().split(2), [CASE.batch()], on_batch=stumble)
 
 

@@ -7,8 +7,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from support.makers import generator, labels, normal, told_teacher
-from support.nets import BY_NAME, TASK
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -29,6 +27,8 @@ from limbeck.influence.task import Distillation
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
+from support.makers import generator, labels, normal, told_teacher
+from support.nets import BY_NAME, TASK
 
 
 def problem(name: str = "mlp", seed: int = 0) -> Problem:
@@ -94,7 +94,9 @@ def test_conjugate_gradients_damping_is_relative_to_the_curvature_along_v() -> N
     row, matrix = flatten(v), dense(found, "gauss_newton")
     damping = 0.5 * float(row @ matrix @ row / (row @ row))
     ours = ConjugateGradient(0.5, 100, tolerance=1e-12).solve(v, found)
-    assert_close(flatten(ours), torch.linalg.solve(matrix + damping * torch.eye(len(row), dtype=torch.float64), row), rtol=1e-8, atol=1e-8)
+    assert_close(
+        flatten(ours), torch.linalg.solve(matrix + damping * torch.eye(len(row), dtype=torch.float64), row), rtol=1e-8, atol=1e-8
+    )
 
 
 def test_conjugate_gradients_stop_at_their_tolerance_and_their_steps() -> None:
@@ -167,7 +169,9 @@ def test_answers_are_finite_and_point_downhill(make: Callable[[], Solver]) -> No
 
 
 @pytest.mark.parametrize(
-    "solver, refresh", [(Exact(refresh=3), 3), (KFAC(refresh=3), 3), (Diagonal(refresh=3), 3), (EKFAC(statistics=3, basis=6), 3)], ids=repr
+    "solver, refresh",
+    [(Exact(refresh=3), 3), (KFAC(refresh=3), 3), (Diagonal(refresh=3), 3), (EKFAC(statistics=3, basis=6), 3)],
+    ids=repr,
 )
 def test_schedule(solver: Solver, refresh: int) -> None:
     found = problem()

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from support.makers import golden_views, normal, random_views, token_views
 from torch.testing import assert_close
 
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Outputs
 from limbeck.losses.labels.ce import CE
+from support.makers import golden_views, normal, random_views, token_views
 
 
 def test_golden_numbers() -> None:

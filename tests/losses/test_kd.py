@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.makers import LABELS, STUDENT, TEACHER, golden_views, normal, random_views, token_views, views
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -12,6 +11,7 @@ from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Outputs
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
+from support.makers import LABELS, STUDENT, TEACHER, golden_views, normal, random_views, token_views, views
 
 # classics.md gives KL per row to six digits and the T^2 mean; the term is T^2 KL.
 GOLDEN = [(1.0, [0.071135, 0.072058, 0.116282], 0.086492), (4.0, [0.008633, 0.005478, 0.012995], 0.144568)]

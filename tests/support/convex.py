@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from support.makers import normal, told_teacher
 from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
@@ -15,6 +14,7 @@ from limbeck.influence.scores import score
 from limbeck.influence.task import Distillation
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
+from support.makers import normal, told_teacher
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,14 @@ class SoftmaxRegression:
         for _ in range(40):
             g, curvature = self.slopes(theta)
             gradient = torch.einsum("rn,rnc,nd->rcd", weights, g, x).flatten(1) / self.count + self.l2 * theta.flatten(1)
-            hessian = torch.einsum("rn,rnce,nd,nf->rcdef", weights, curvature, x, x).reshape(len(weights), size, size) / self.count
+            hessian = (
+                torch.einsum("rn,rnce,nd,nf->rcdef", weights, curvature, x, x).reshape(len(weights), size, size) / self.count
+            )
             hessian += self.l2 * torch.eye(size, dtype=torch.float64)
             step = torch.linalg.pinv(hessian, hermitian=True) @ gradient.unsqueeze(2)
-            theta = theta - step.view_as(theta) * (1 / (1 + step.abs().amax((1, 2)))).view(-1, 1, 1)  # damped far from the minimum
+            theta = theta - step.view_as(theta) * (1 / (1 + step.abs().amax((1, 2)))).view(
+                -1, 1, 1
+            )  # damped far from the minimum
             if gradient.abs().max() < 1e-13:
                 break
         assert gradient.abs().max() < 1e-11

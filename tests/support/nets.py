@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from support.makers import labels, normal, told_teacher
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -17,6 +16,7 @@ from limbeck.losses.logits.kd import KD
 from limbeck.models.mobilenet import MobileNetV2
 from limbeck.models.resnet import ResNet8x4
 from limbeck.models.spec import DataSpec
+from support.makers import labels, normal, told_teacher
 
 ROWS, CLASSES = 4, 3
 TASK = Distillation(KD(T=2) * 0.6 + CE(smoothing=0.1) * 0.4, told_teacher)
@@ -159,17 +159,26 @@ CASES = [
     Case("layer norm", lambda: nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, CLASSES))),
     Case("dropout", lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, CLASSES))),
     Case("tokens", Tokens),
-    Case("a module used twice", lambda: Net(lambda n, x: n.head(n.part(torch.tanh(n.part(x)))), part=nn.Linear(5, 5), head=mlp())),
+    Case(
+        "a module used twice", lambda: Net(lambda n, x: n.head(n.part(torch.tanh(n.part(x)))), part=nn.Linear(5, 5), head=mlp())
+    ),
     Case("attention, train mode", attention, SEQUENCE),
     Case("attention, eval mode", attention, SEQUENCE, training=False),
     Case("encoder layer with dropout", lambda: encoder(0.3), SEQUENCE),
     Case("encoder layer, eval mode", encoder, SEQUENCE, training=False),
     Case("LSTM", lstm, (5, 3)),
-    Case("a weight used functionally", lambda: Net(lambda n, x: n.head(F.linear(x, n.part.weight)), part=nn.Linear(5, 5), head=mlp())),
+    Case(
+        "a weight used functionally",
+        lambda: Net(lambda n, x: n.head(F.linear(x, n.part.weight)), part=nn.Linear(5, 5), head=mlp()),
+    ),
     Case("a bare parameter", lambda: Net(lambda n, x: n.head(x) * n.part.scale, part=Scale(), head=mlp())),
     Case("weight normalisation", lambda: after(parametrizations.weight_norm(nn.Linear(5, 4))), forward=False),
     Case("spectral normalisation", lambda: after(parametrizations.spectral_norm(nn.Linear(5, 4))), forward=False),
-    Case("a function without forward derivative", lambda: Net(lambda n, x: n.b(Square.apply(n.a(x))), a=mlp(), b=nn.Linear(3, 3)), forward=False),
+    Case(
+        "a function without forward derivative",
+        lambda: Net(lambda n, x: n.b(Square.apply(n.a(x))), a=mlp(), b=nn.Linear(3, 3)),
+        forward=False,
+    ),
     Case("a frozen layer", frozen),
     Case("a rectifier in place", lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Linear(4, CLASSES))),
     Case("ResNet-8x4", lambda: ResNet8x4().build(DataSpec("image", (3, 8, 8), CLASSES)), (3, 8, 8)),

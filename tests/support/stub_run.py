@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-from support.makers import labels, normal
 from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
@@ -15,6 +14,7 @@ from limbeck.influence.gradients import inner_products
 from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import Vector
 from limbeck.weighting.weighting import Setting, Step, Weighting
+from support.makers import labels, normal
 
 TASK = Supervised()
 W = TypeVar("W", bound=Weighting)

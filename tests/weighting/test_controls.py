@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from support.stub_run import StubRun
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -13,6 +12,7 @@ from limbeck.weighting.controls import Oracle, OwnLoss, Random, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.uniform import Uniform
 from limbeck.weighting.weighting import Step, Weighting
+from support.stub_run import StubRun
 
 
 class Told(Weighting):
@@ -25,7 +25,14 @@ class Told(Weighting):
         return ["told"]
 
 
-MAKERS: list[Callable[[], Weighting]] = [Uniform, Random, OwnLoss, Oracle, lambda: Shuffled(InfluenceWeighting()), InfluenceWeighting]
+MAKERS: list[Callable[[], Weighting]] = [
+    Uniform,
+    Random,
+    OwnLoss,
+    Oracle,
+    lambda: Shuffled(InfluenceWeighting()),
+    InfluenceWeighting,
+]
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: repr(make()))

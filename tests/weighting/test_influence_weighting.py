@@ -1,4 +1,4 @@
-"""InfluenceWeighting in a miniature run: when q is renewed, what a checkpoint holds, what the guard does, what a lookahead leaves."""
+"""InfluenceWeighting in a miniature run: when q is renewed, what a checkpoint holds, what guard and lookahead do."""
 
 import copy
 import warnings
@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from support.makers import normal
-from support.stub_run import TASK, StubRun
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -23,6 +21,8 @@ from limbeck.influence.gradients import mean_gradient, per_sample_gradients_slow
 from limbeck.influence.vectors import Vector, flatten, trainable
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.squash import mean_one, normalise, squash
+from support.makers import normal
+from support.stub_run import TASK, StubRun
 
 SOLVERS: list[Callable[[], Solver]] = [Identity, Diagonal, EKFAC, Exact, lambda: ConjugateGradient(steps=5)]
 

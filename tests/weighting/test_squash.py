@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.makers import normal
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -20,6 +19,7 @@ from limbeck.weighting.squash import (
     saturated,
     squash,
 )
+from support.makers import normal
 
 MODES: tuple[Normalise, ...] = get_args(Normalise)
 KEEP_NOUGHT: tuple[Normalise, ...] = ("none", "std", "rms", "median", "range")
@@ -70,7 +70,7 @@ def test_the_papers_form() -> None:
 @pytest.mark.parametrize("count", [1, 3, 7, 10, 33, 64])
 @pytest.mark.parametrize("mode", ["std", "zscore", "center", "mad", "range"])
 def test_equal_scores_weigh_exactly_one(mode: Normalise, count: int, value: float, dtype: torch.dtype) -> None:
-    """Invariant 9. A standard deviation of equal numbers need not be 0 in floating point: 1e-17 of it once made all weights 0.07."""
+    """Invariant 9. A deviation of equal numbers need not be 0 in floating point: 1e-17 of it once made all weights 0.07."""
     weights = mean_one(squash(normalise(torch.full((count,), value, dtype=dtype), mode), gain=4))
     assert torch.equal(weights, torch.ones(count, dtype=dtype))
 

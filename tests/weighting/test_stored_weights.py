@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.stub_run import StubRun
 from torch.testing import assert_close
 
 from limbeck.core.errors import DataError
 from limbeck.weighting.stored import FromFile, Stored
+from support.stub_run import StubRun
 
 
 def write(folder: Path, **columns: Any) -> str:
@@ -28,7 +28,9 @@ def test_weights_come_by_identity_and_others_get_one() -> None:
     wanted = torch.ones(32, dtype=torch.float64)
     wanted[[3, 0, 31]] = torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64)
     assert torch.equal(weights, wanted)
-    assert torch.equal(run.bind(Stored(torch.tensor([1]), torch.tensor([0.5])))(run.step()).sort().values[1:], torch.ones(31).double())
+    assert torch.equal(
+        run.bind(Stored(torch.tensor([1]), torch.tensor([0.5])))(run.step()).sort().values[1:], torch.ones(31).double()
+    )
 
 
 def test_state_round_trips() -> None:

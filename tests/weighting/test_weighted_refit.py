@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support.convex import SoftmaxRegression
 from torch import Tensor
 
 from limbeck.weighting.squash import Normalise, mean_one, normalise, squash
+from support.convex import SoftmaxRegression
 
 DEFAULTS: tuple[Normalise, ...] = ("none", "std", "rms", "median", "range")
 SHIFTS: tuple[Normalise, ...] = ("zscore", "mad", "center")

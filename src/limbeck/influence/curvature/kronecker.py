@@ -1,8 +1,8 @@
 """The shared mathematics of K-FAC and EK-FAC: Kronecker factors, their eigenbasis, and the damped inverse in that basis.
 
 A layer's Fisher matrix is taken as A (x) S with A the mean over samples and (counted) positions of a a', and S the mean over
-samples of the sum over positions of d d' (a: the layer's inputs with a 1 for the bias, d: gradients of its outputs). Grouped and depthwise
-convolutions have one product per group. Parameters that no such layer covers (normalisation, embeddings, bare parameters) are
+samples of the sum over positions of d d' (a: the layer's inputs with a 1 for the bias, d: gradients of its outputs). Grouped
+and depthwise convolutions have one product per group. Parameters that no such layer covers (normalisation, embeddings, bare parameters) are
 divided by their mean squared gradient, one number per tensor.
 """
 
