@@ -94,19 +94,19 @@ def go(
 ) -> tuple[Ran, Look]:
     made = make()
     look = Look(made)
-    ran = train(made, step(), keeper=Keeper(path, every=every, pause_s=0), callbacks=[look, Cut(after)], **options)
+    ran = train(made, step(), epochs=2, keeper=Keeper(path, every=every, pause_s=0), callbacks=[look, Cut(after)], **options)
     return ran, look
 
 
 def check(make: Callable[[], Parts], step: Callable[[], Update], folder: Path, cuts: list[int], **options: Any) -> None:
     """One undisturbed run, and one that is stopped at each of the cuts in turn."""
-    calm, calm_look = go(make, step, folder / "calm.pt", 1, None, **options)
+    calm, calm_look = go(make, step, folder / "calm.pt", 1000, None, **options)
     path = folder / "cut.pt"
     for after in cuts:
         with pytest.raises(Power):
             go(make, step, path, 2 if after % 2 else 1, after, **options)
     torch.manual_seed(1234)
-    ran, look = go(make, step, path, 1, None, **options)
+    ran, look = go(make, step, path, 1000, None, **options)
     assert same(calm.training.distiller.state_dict(), ran.training.distiller.state_dict())
     assert str(calm.training.optimizer.state_dict()) == str(ran.training.optimizer.state_dict())
     assert calm_look.log.rows == look.log.rows
@@ -118,19 +118,18 @@ def check(make: Callable[[], Parts], step: Callable[[], Update], folder: Path, c
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_with_every_weighting(tmp_path: Path, name: str) -> None:
-    check(lambda: parts(kind="dropout", weights=WEIGHTINGS[name]()), Student, tmp_path, [2, 6, 11])
+    check(lambda: parts(kind="dropout", weights=WEIGHTINGS[name]()), Student, tmp_path, [2, 7])
 
 
 @pytest.mark.parametrize("name", STEPS)
-@pytest.mark.parametrize("kind", ["dropout", "batchnorm"])
-def test_with_every_step(tmp_path: Path, name: str, kind: str) -> None:
+def test_with_every_step(tmp_path: Path, name: str) -> None:
     def make() -> Parts:
-        return parts(kind=kind, weights=ekfac(), trained=name not in ("student", "offline"))
+        return parts(kind="everything", weights=ekfac(), trained=name not in ("student", "offline"))
 
-    check(make, STEPS[name], tmp_path, [3, 5])
+    check(make, STEPS[name], tmp_path, [3, 6])
 
 
-@pytest.mark.parametrize("after", range(2, 12))
+@pytest.mark.parametrize("after", [4, *(pytest.param(after, marks=pytest.mark.slow) for after in (2, 3, 5, 6, 7))])
 def test_after_every_step(tmp_path: Path, after: int) -> None:
     check(lambda: parts(kind="dropout", weights=ekfac()), Student, tmp_path, [after])
 
@@ -145,7 +144,7 @@ def test_with_parts_rates_clipping_and_another_optimizer(tmp_path: Path) -> None
 
 
 def test_after_the_guard_has_stopped_the_weighting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InfluenceWeighting, "LOOK_EVERY", 2)
+    monkeypatch.setattr(InfluenceWeighting, "LOOK_EVERY", 1)
 
     def make() -> Parts:
         made = parts(weights=weighting(refresh=1))
@@ -158,7 +157,7 @@ def test_after_the_guard_has_stopped_the_weighting(tmp_path: Path, monkeypatch: 
         made.distiller.weighting.bind = bind
         return made
 
-    check(make, Student, tmp_path, [3, 7, 10])
+    check(make, Student, tmp_path, [5, 7])
     _, look = go(make, Student, tmp_path / "again.pt", 1, None)
     assert ["influence weighting was stopped" in event["what"] for event in look.log.events] == [True]
 

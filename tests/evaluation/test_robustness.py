@@ -43,7 +43,7 @@ def test_dual_equals_brute_force_on_five_points(delta: float, seed: int) -> None
     assert worst_case_loss(losses, delta) == pytest.approx(brute_force(losses.numpy(), delta), abs=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(values=rows, first=st.floats(0, 8), second=st.floats(0, 8))
 def test_between_mean_and_maximum_and_never_falling(values: list[float], first: float, second: float) -> None:
     losses = torch.tensor(values, dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_between_mean_and_maximum_and_never_falling(values: list[float], first: 
     assert more <= float(losses.max()) + slack
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(values=rows, delta=st.floats(0, 5), shift=st.floats(-50, 50), factor=st.floats(0.01, 100))
 def test_shifts_and_scales_go_through(values: list[float], delta: float, shift: float, factor: float) -> None:
     losses = torch.tensor(values, dtype=torch.float64)

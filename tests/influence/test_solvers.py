@@ -44,7 +44,7 @@ def softmax_regression() -> Problem:
     batch = Batch(normal(40, 4), labels(40, classes=3), torch.arange(40), None, {"teacher": normal(40, 3, seed=1)})
     torch.manual_seed(0)
     task = Distillation(KD(T=2) * 0.5 + CE() * 0.5, told_teacher)
-    return Problem(Tapped(nn.Linear(4, 3).double()), task, batch.split(3), generator())
+    return Problem(Tapped(nn.Linear(4, 3).double()), task, [batch], generator())
 
 
 def test_identity_is_the_gradient() -> None:
@@ -135,8 +135,9 @@ def make(row: Row) -> Solver:
 
 
 SOLVERS: list[Callable[[], Solver]] = [
-    *(lambda row=row: make(row) for row in rows("solvers")),  # type: ignore[misc]
-    lambda: ConjugateGradient(preconditioner=EKFAC()),
+    *(lambda row=row: make(row) for row in rows("solvers") if row.name != "ConjugateGradient"),  # type: ignore[misc]
+    lambda: ConjugateGradient(steps=3),
+    lambda: ConjugateGradient(steps=3, preconditioner=EKFAC()),
     lambda: Diagonal(fisher="empirical"),
 ]
 each_solver = pytest.mark.parametrize("make", SOLVERS, ids=lambda make: repr(make()))

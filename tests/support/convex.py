@@ -24,7 +24,7 @@ class SoftmaxRegression:
     Gradient and Hessian are written out (kd-aif.md, 2), independent of the package, for many weightings at once.
     """
 
-    count: int = 200
+    count: int = 150
     flips: float = 0.15
     alpha: float = 0.5
     T: float = 3.0

@@ -21,11 +21,10 @@ from limbeck.weighting.weighting import Step, Weighting
 WEIGHTINGS = [Uniform, OwnLoss, Random, weighting, lambda: weighting(solver=EKFAC()), lambda: Shuffled(weighting())]
 
 
-@pytest.mark.parametrize("cut", [4, 5])
 @pytest.mark.parametrize("make", WEIGHTINGS, ids=["uniform", "own_loss", "random", "influence", "ekfac", "shuffled"])
-def test_parts_take_the_step_of_the_whole_batch(make: type[Weighting], cut: int) -> None:
+def test_parts_take_the_step_of_the_whole_batch(make: type[Weighting]) -> None:
     whole = train(parts(kind="layernorm", weights=make()))
-    pieces = train(parts(kind="layernorm", weights=make()), accumulate=cut)
+    pieces = train(parts(kind="layernorm", weights=make()), accumulate=5)  # of 3, 3, 2, 2 and 2 samples
     assert distance(whole.student, pieces.student) < 1e-6
     for one, other in zip(whole.records, pieces.records, strict=True):
         torch.testing.assert_close(one.weights, other.weights, rtol=1e-4, atol=1e-5)
@@ -34,14 +33,17 @@ def test_parts_take_the_step_of_the_whole_batch(make: type[Weighting], cut: int)
         assert torch.equal(one.batch.index, other.batch.index)
 
 
-def test_there_are_never_more_parts_than_samples() -> None:
-    assert distance(train(parts(), accumulate=100).student, train(parts()).student) < 1e-6
+@pytest.mark.parametrize("cut", [2, 4, 100])
+def test_there_are_as_many_parts_as_asked_for_but_never_more_than_samples(cut: int) -> None:
+    training, batch = prepared(parts(), Student(), accumulate=cut)
+    assert len(weighted_backward(training, batch)[1]) == min(cut, BATCH)
+    assert distance(train(parts(), accumulate=cut).student, train(parts()).student) < 1e-6
 
 
 @pytest.mark.parametrize("step", [Simultaneous, TeacherOnly, Sequential, lambda: Simultaneous(feedback=1.0)])
 def test_the_teacher_moves_alike_too(step: type[Update]) -> None:
-    whole = train(parts(weights=weighting(), trained=True), step())
-    pieces = train(parts(weights=weighting(), trained=True), step(), accumulate=4)
+    whole = train(parts(weights=weighting(), trained=True), step(), steps=5)
+    pieces = train(parts(weights=weighting(), trained=True), step(), accumulate=4, steps=5)
     assert distance(whole.student, pieces.student) < 2e-6
     assert distance(whole.teacher, pieces.teacher) < 1e-6
     assert distance(whole.teacher, Single(net("mlp", seed=2, width=16)).state_dict()) > 1e-4

@@ -20,7 +20,7 @@ from limbeck.training.training import Training, Update, peek_at, weighted_backwa
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.uniform import Uniform
 
-KINDS = ["mlp", "dropout", "batchnorm"]
+KINDS = ["mlp", "everything"]
 MOVING = [TeacherOnly, Simultaneous, Sequential]
 
 
@@ -127,7 +127,7 @@ def test_steps_say_what_they_are() -> None:
 def test_curvature_is_renewed_whoever_is_weighted(step: Callable[..., Update]) -> None:
     solver = EKFAC(statistics=3, basis=5)
     train(made(weights=lambda: weighting(solver=solver, refresh=1)), step())
-    assert solver._updated >= 9
+    assert solver._updated >= 5
     assert solver._turned >= 5
 
 

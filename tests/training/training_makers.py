@@ -39,13 +39,14 @@ def blobs(rows: int = ROWS + 9, dtype: torch.dtype = torch.float32) -> InMemory:
 
 
 def net(kind: str = "mlp", seed: int = 1, width: int = 8) -> nn.Module:
-    """A small student: `mlp`, or with `dropout`, `batchnorm` or `layernorm` after its first layer."""
+    """A small student: `mlp`, or with `dropout`, `batchnorm`, `layernorm` or `everything` after its first layer."""
     torch.manual_seed(seed)
     extra: dict[str, list[nn.Module]] = {
         "mlp": [],
         "dropout": [nn.Dropout(0.4)],
         "batchnorm": [nn.BatchNorm1d(width)],
         "layernorm": [nn.LayerNorm(width)],
+        "everything": [nn.BatchNorm1d(width), nn.LayerNorm(width), nn.Dropout(0.4)],
     }
     return nn.Sequential(nn.Linear(FEATURES, width), *extra[kind], nn.Tanh(), nn.Linear(width, CLASSES))
 
@@ -126,7 +127,7 @@ def train(made: Parts, step: Update | None = None, *, callbacks: Sequence[Callba
     """Run `fit`; the global random state is seeded first, as a run's units do it."""
     torch.manual_seed(4)
     records = Records()
-    options = {"epochs": 3, "queries": made.queries, "clean": made.clean, "seed": 5, **options}
+    options = {"epochs": 2, "queries": made.queries, "clean": made.clean, "seed": 5, **options}
     training = fit(made.distiller, made.loader, made.optimizer, step=step, callbacks=[records, *callbacks], **options)
     return Ran(training, records.seen)
 

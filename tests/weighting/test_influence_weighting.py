@@ -50,7 +50,7 @@ class Watched(Solver):
 
 def test_weights_are_the_formula_on_explicit_gradients() -> None:
     run = StubRun()
-    weighting = run.bind(InfluenceWeighting(Identity(), "std", gain=1.5))
+    weighting = run.bind(InfluenceWeighting(Identity(), "std", gain=1.5, refresh=1))
     step = run.step()
     weights = weighting(step)
     v = flatten(mean_gradient(run.model, TASK.query_loss, [run.queries])[0])

@@ -1,5 +1,6 @@
 """From score to weight: bounds, symmetry, every way to a common scale, and the scores that have none."""
 
+from itertools import product
 from typing import get_args
 
 import pytest
@@ -26,7 +27,7 @@ KEEP_NOUGHT: tuple[Normalise, ...] = ("none", "std", "rms", "median", "range")
 each_mode = pytest.mark.parametrize("mode", MODES)
 scores = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=20)
 any_score = st.floats(allow_nan=False, allow_infinity=False)
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=30)
 
 
 def row(values: list[float]) -> Tensor:
@@ -65,14 +66,12 @@ def test_the_papers_form() -> None:
     assert float(slope) == pytest.approx(-1.5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("value", [0.0, 0.1, -0.3, 1 / 3, 1e-30, -3e7])
-@pytest.mark.parametrize("count", [1, 3, 7, 10, 33, 64])
 @pytest.mark.parametrize("mode", ["std", "zscore", "center", "mad", "range"])
-def test_equal_scores_weigh_exactly_one(mode: Normalise, count: int, value: float, dtype: torch.dtype) -> None:
-    """Invariant 9. A deviation of equal numbers need not be 0 in floating point: 1e-17 of it once made all weights 0.07."""
-    weights = mean_one(squash(normalise(torch.full((count,), value, dtype=dtype), mode), gain=4))
-    assert torch.equal(weights, torch.ones(count, dtype=dtype))
+def test_equal_scores_weigh_exactly_one(mode: Normalise) -> None:
+    """Invariant 9. A standard deviation of equal numbers need not be 0 in floating point: 1e-17 of it once made all weights 0.07."""
+    for count, value, dtype in product((1, 3, 7, 10, 33, 64), (0, 0.1, -0.3, 1 / 3, 1e-30, -3e7), (torch.float32, torch.float64)):
+        weights = mean_one(squash(normalise(torch.full((count,), value, dtype=dtype), mode), gain=4))
+        assert torch.equal(weights, torch.ones(count, dtype=dtype)), (count, value, dtype)
 
 
 @each_mode
