@@ -1,7 +1,7 @@
 """Convex problems whose minimum is found to the last digit, so that influence can be held against real retraining."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class SoftmaxRegression:
     def drawn(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         inputs = normal(count, self.features, seed=seed)
         inputs[:, -1] = 1  # the bias
-        noisy = inputs @ self.truth + 0.7 * normal(count, self.classes, seed=seed + 1)
+        noisy = inputs @ self.truth + 0.3 * normal(count, self.classes, seed=seed + 1)
         return inputs, noisy.argmax(1)
 
     @cached_property
@@ -111,11 +111,19 @@ class SoftmaxRegression:
     def task(self) -> Distillation:
         return Distillation(KD(T=self.T) * (1 - self.alpha) + CE() * self.alpha, told_teacher)
 
-    def phi(self, solver: Solver | None = None) -> Tensor:
-        """The package's scores at the minimum with all weights 1; the inverse Hessian includes l2."""
-        theta = self.fit(torch.ones(1, self.count, dtype=torch.float64))[0]
-        chosen = Exact(self.l2, relative=False) if solver is None else solver
-        return score(self.model(theta), self.task, self.train.split(2), [self.query], chosen).phi
+    @cached_property
+    def minimum(self) -> Tensor:
+        """The parameters [C, d] with all weights 1."""
+        return self.fit(torch.ones(1, self.count, dtype=torch.float64))[0]
+
+    def phi(self, solver: Solver) -> Tensor:
+        """The package's scores at the minimum."""
+        return score(self.model(self.minimum), self.task, [self.train], [self.query], solver).phi
+
+    @cached_property
+    def exact_phi(self) -> Tensor:
+        """With the inverse of the Hessian that was minimised, l2 included."""
+        return self.phi(Exact(self.l2, relative=False))
 
     @cached_property
     def left_out(self) -> Tensor:
@@ -123,6 +131,12 @@ class SoftmaxRegression:
         weights = torch.cat([torch.ones(1, self.count), 1 - torch.eye(self.count)]).double()
         losses = self.query_loss(self.fit(weights))
         return losses[1:] - losses[0]
+
+
+@cache
+def regression(alpha: float = 0.5, flips: float = 0.15, seed: int = 0) -> SoftmaxRegression:
+    """One problem for all tests that ask for it: what was computed of it is kept."""
+    return SoftmaxRegression(alpha=alpha, flips=flips, seed=seed)
 
 
 def spread(p: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,12 +13,18 @@ from limbeck.core.errors import DataError, RunError, ShapeError, UsageError
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.local import LocalEngine
+from limbeck.influence.curvature.diagonal import Diagonal
+from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.influence.curvature.identity import Identity
+from limbeck.influence.curvature.kfac import KFAC
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.teachers.single import Single
 from limbeck.training.callback import Callback
+from limbeck.training.steps.sequential import Sequential
+from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.steps.student import Student
-from limbeck.training.training import Record, Training
+from limbeck.training.training import Record, Training, Update
 from limbeck.weighting.controls import Oracle, OwnLoss, Random
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.uniform import Uniform
@@ -220,3 +227,29 @@ def test_student_without_teacher_or_labels_loop() -> None:
     made = parts(objective=CE())
     assert repr(Student()) == "Student()"
     assert same(train(made).student, train(copy.deepcopy(parts(objective=CE())), Student()).student)
+
+
+def test_a_second_fit_begins_with_nothing_of_the_first() -> None:
+    """Weights along a direction from another run, or curvature that counts its steps, would be stale."""
+    for solver in (Identity, EKFAC, KFAC, Diagonal):
+        used, fresh = parts(weights=weighting(solver=solver())), parts(weights=weighting(solver=solver()))
+        for made in (used, fresh):
+            train(made, epochs=3)
+        fresh.distiller.weighting = weighting(solver=solver())
+        one, other = train(used), train(fresh)
+        assert same(one.student, other.student), solver
+        for ours, theirs in zip(one.records, other.records, strict=True):
+            assert torch.equal(ours.weights, theirs.weights)
+
+
+@pytest.mark.parametrize("step", [Student, lambda: Simultaneous(feedback=1.0), Sequential])
+def test_frozen_and_unused_parts_stay_as_they_are(step: Callable[[], Update]) -> None:
+    made = parts(weights=weighting(solver=EKFAC()), trained=True)
+    student = made.distiller.student.model
+    student[0].weight.requires_grad_(False)
+    student.unused = nn.Linear(2, 2)
+    student.forward = lambda inputs: student[2](student[1](student[0](inputs)))
+    before = copied(student.state_dict())
+    train(made, step())
+    for name, part in student.state_dict().items():
+        assert torch.equal(part, before[name]) == (name == "0.weight" or name.startswith("unused")), name

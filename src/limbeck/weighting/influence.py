@@ -81,7 +81,7 @@ class InfluenceWeighting(Weighting):
             )
 
     def bind(self, setting: Setting) -> None:
-        """Take note of the run.
+        """Take note of the run, and forget an earlier one.
 
         Raises:
             DataError: The query set is missing or empty.
@@ -90,6 +90,9 @@ class InfluenceWeighting(Weighting):
         if setting.queries is None or not len(setting.queries):
             raise DataError("InfluenceWeighting: the query set is empty; set query to at least 1 (200 or more is good).")
         self.guard = Guard(setting.classes)
+        self._q, self._renewed, self._looked, self._scores = None, 0, None, None
+        self._figures, self._shares = {}, []
+        self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
         for event in self._events:
             warnings.warn(event, stacklevel=2)
 
