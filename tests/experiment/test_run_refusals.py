@@ -10,6 +10,7 @@ from run_makers import rows_of, tiny
 from safetensors.torch import load_file, save_file
 
 from limbeck.core.errors import LimbeckError, UsageError
+from limbeck.engine.local import LocalEngine
 from limbeck.experiment.run import dry_run, run
 
 
@@ -49,6 +50,17 @@ def test_the_oracle_needs_the_truth(tmp_path: Path) -> None:
     assert found["data"]["flipped_in_training"] is None
     assert found["weights"]["flipped_auc"] is None
     assert any("labels as given" in warning for warning in found["warnings"])
+
+
+def test_the_rehearsal_needs_no_more_memory_than_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int, str]] = []
+
+    def fit(*_: object, steps: int, accumulate: int, engine: LocalEngine, **__: object) -> None:
+        seen.append((steps, accumulate, engine.precision))
+
+    monkeypatch.setattr("limbeck.experiment.rehearsal.fit", fit)
+    dry_run(tiny(accumulate=4, precision="bf16"))
+    assert seen == [(1, 4, "bf16")] * 3
 
 
 class TestTeacherWeights:

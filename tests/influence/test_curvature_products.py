@@ -19,11 +19,21 @@ from limbeck.influence.vectors import flatten, trainable, unflatten
 from support.makers import generator, normal
 from support.nets import BY_NAME, CASES, TASK, Case
 
-NAMES = (
-    "mlp, batch norm, train mode, group norm, dropout, tokens, a module used twice, attention, eval mode, "
-    "encoder layer with dropout, LSTM, a rectifier in place"
-)
-SMALL = [case for case in CASES if case.name in NAMES]
+SMALL = [
+    BY_NAME[name]
+    for name in (
+        "mlp",
+        "batch norm, train mode",
+        "group norm",
+        "dropout",
+        "tokens",
+        "a module used twice",
+        "attention, eval mode",
+        "encoder layer with dropout",
+        "LSTM",
+        "a rectifier in place",
+    )
+]
 
 
 def problem(case: Case, parts: int = 1) -> Problem:

@@ -68,7 +68,7 @@ def test_the_papers_form() -> None:
 
 @pytest.mark.parametrize("mode", ["std", "zscore", "center", "mad", "range"])
 def test_equal_scores_weigh_exactly_one(mode: Normalise) -> None:
-    """Invariant 9. A standard deviation of equal numbers need not be 0 in floating point: 1e-17 of it once made all weights 0.07."""
+    """Invariant 9. The standard deviation of equal numbers need not be 0 in floating point: 1e-17 once made all weights 0.07."""
     for count, value, dtype in product((1, 3, 7, 10, 33, 64), (0, 0.1, -0.3, 1 / 3, 1e-30, -3e7), (torch.float32, torch.float64)):
         weights = mean_one(squash(normalise(torch.full((count,), value, dtype=dtype), mode), gain=4))
         assert torch.equal(weights, torch.ones(count, dtype=dtype)), (count, value, dtype)

@@ -4,10 +4,10 @@ from typing import get_args
 
 import pytest
 import torch
-from support.convex import SoftmaxRegression, regression
 from torch import Tensor
 
 from limbeck.weighting.squash import Normalise, mean_one, normalise, squash
+from support.convex import SoftmaxRegression, regression
 
 
 def refitted(problem: SoftmaxRegression, *rows: Tensor) -> list[float]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from limbeck.core.errors import UsageError
 from limbeck.distiller import Distiller
+from limbeck.engine.engine import Engine
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.unit import Seeded, given_teacher, loader_for
@@ -17,32 +18,41 @@ from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.student import Student
 
 
-def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], processes: int = 1) -> None:
-    """Put everything together once, before anything is written.
+def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], engine: Engine) -> None:
+    """Build every net and take one step of every arm, on nets that are thrown away.
 
     Raises:
         UsageError: A part does not fit the others, or a batch is larger than the data.
     """
-    if recipe.batch_size % processes:
-        raise UsageError(f"batch_size: {recipe.batch_size} samples do not divide among {processes} processes; choose a multiple.")
+    if recipe.batch_size % engine.processes:
+        raise UsageError(
+            f"batch_size: {recipe.batch_size} samples do not divide among {engine.processes} processes; choose a multiple."
+        )
     fewest = min(len(data.splits.train) for data in sets)
     if recipe.batch_size > fewest:
         raise UsageError(f"batch_size: {recipe.batch_size} is more than the {fewest} training samples; choose a smaller one.")
-    spec, two = sets[0].spec, sets[0].test.take(slice(0, 2))
+    spec = sets[0].spec
     teacher = parts.teacher.build(spec) if parts.teacher_weights is None else given_teacher(parts, spec)
     for arm in arms:
-        Distiller(parts.student.build(spec), Single(teacher), arm.objective()).check(two)
-        _try_step(recipe, parts, arm, sets[0], teacher)
+        _try_step(recipe, parts, arm, sets[0], teacher, engine)
 
 
-def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.Module) -> None:
-    """Take one step on nets that are thrown away: what weights or step refuse, they refuse before work is lost."""
+def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.Module, engine: Engine) -> None:
+    """One step of an arm: what its weights or its step refuse, they refuse here."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         step = arm.step()
         model, guide = parts.student.build(data.spec), Single(deepcopy(teacher), trained=step.trains_teacher)
         distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting())
-        loader = loader_for(recipe, parts, data, data.splits.train)
-        optimizer = parts.optimizer.build([*model.parameters(), *distiller.objective.parameters()])
-        once = Student() if isinstance(step, Offline) else step
-        fit(distiller, loader, optimizer, steps=1, queries=data.queries, step=once, seed=data.seed, clean=data.clean)
+        fit(
+            distiller,
+            loader_for(recipe, parts, data, data.splits.train),
+            parts.optimizer.build([*model.parameters(), *distiller.objective.parameters()]),
+            steps=1,
+            queries=data.queries,
+            step=Student() if isinstance(step, Offline) else step,
+            engine=engine,
+            accumulate=recipe.accumulate,
+            seed=data.seed,
+            clean=data.clean,
+        )

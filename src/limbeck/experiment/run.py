@@ -71,7 +71,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False, replace: bool = F
     parts, arms = _made(recipe)
     sets = [seeded(recipe, parts, recipe.seed + number) for number in range(recipe.seeds)]
     engine = engine_for(recipe)
-    rehearse(recipe, parts, arms, sets, engine.processes)
+    rehearse(recipe, parts, arms, sets, engine)
     with _opened(engine, folder, recipe.resolved(), resume=resume, replace=replace):
         if resume and (folder / files.RESULT).exists():
             content: dict[str, Any] = files.read_json(folder / files.RESULT)
@@ -163,5 +163,5 @@ def dry_run(recipe: Recipe) -> Plan:
     """What a run of the recipe would do and about what it would cost; trains and writes nothing."""
     parts, arms = _made(recipe)
     data = seeded(recipe, parts, recipe.seed)
-    rehearse(recipe, parts, arms, [data])
+    rehearse(recipe, parts, arms, [data], engine_for(recipe))
     return plan(recipe, parts, arms, data)

@@ -2,8 +2,8 @@
 
 A layer's Fisher matrix is taken as A (x) S with A the mean over samples and (counted) positions of a a', and S the mean over
 samples of the sum over positions of d d' (a: the layer's inputs with a 1 for the bias, d: gradients of its outputs). Grouped
-and depthwise convolutions have one product per group. Parameters that no such layer covers (normalisation, embeddings, bare parameters) are
-divided by their mean squared gradient, one number per tensor.
+and depthwise convolutions have one product per group. Parameters that no such layer covers (normalisation, embeddings, bare
+parameters) are divided by their mean squared gradient, one number per tensor.
 """
 
 from collections.abc import Iterable, Mapping
