@@ -82,7 +82,8 @@ class Table(Tabular):
     """A CSV (.csv, .tsv) or parquet file: numbers are standardised, word columns become one-hot, or one column is text.
 
     Numbers are brought to mean 0 and standard deviation 1 over the rows outside a fixed test split; of a word column
-    the 32 most frequent words get a place each and all others share one. Labels are words, numbered in alphabetical order, or whole numbers from 0.
+    the 32 most frequent words get a place each and all others share one. Labels are words, numbered in alphabetical
+    order, or whole numbers from 0.
 
     Three columns are no inputs: `split` (rows that say "test" are the fixed test split, those that say "validation" where none
     says "test"; all other rows are training rows), `query` (0 and 1: the trusted query set) and `true_label` (for evaluation).

@@ -72,7 +72,7 @@ def score(
         q = solver.solve(v, problem)
         rows = []
         for batch in train:
-            rows.append(-inner_products(model, task.training_loss, batch, q))
+            rows.append(-inner_products(model, task.training_loss, batch, q, coupled=task.coupled))
             if on_batch is not None:
                 on_batch(len(batch))
     return Scores(torch.cat([batch.index for batch in train]), torch.cat(rows), query_loss, repr(solver))

@@ -19,6 +19,10 @@ Forward = Callable[[Batch], Outputs]
 class Task(Protocol):
     """Two losses, one value per sample each. `student` is called with the batch, at whatever parameters influence asks about."""
 
+    @property
+    def coupled(self) -> bool:
+        """Whether the training loss of a sample depends on the outputs for other samples of its batch."""
+
     def training_loss(self, student: Forward, batch: Batch) -> Tensor:
         """What the weights act on, [B]."""
 
@@ -39,6 +43,8 @@ def label_loss(student: Forward, batch: Batch) -> Tensor:
 
 class Supervised:
     """Cross-entropy on both sides: a model trained on labels alone."""
+
+    coupled = False
 
     def training_loss(self, student: Forward, batch: Batch) -> Tensor:
         """Cross-entropy with the labels as given, [B]."""
@@ -63,6 +69,11 @@ class Distillation:
     objective: Objective
     teacher: Forward | None
     query: Literal["ce", "student"] = "ce"
+
+    @property
+    def coupled(self) -> bool:
+        """Whether any term couples the samples of a batch."""
+        return self.objective.coupled
 
     def training_loss(self, student: Forward, batch: Batch) -> Tensor:
         """The objective's weighted sum of terms, [B]."""
