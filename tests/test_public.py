@@ -13,7 +13,6 @@ import limbeck
 from limbeck.catalogue import ROWS
 
 PLACES = limbeck._PLACES
-START_S = 0.3
 NOT_EXPORTED = {"Python", "SGD", "Adam", "AdamW", "Constant", "Cosine", "Steps"}
 """Words of recipes only: the door to a user's own code, and what torch.optim offers in Python."""
 
@@ -65,12 +64,10 @@ def fresh(code: str) -> str:
 
 
 @pytest.mark.parametrize("work", ["import limbeck", "from limbeck.cli import main; main(['--help'])"])
-def test_it_starts_quickly_and_without_torch(work: str) -> None:
-    # the processor's time, and the best of three: other processes may be busy meanwhile
-    code = f"import sys, time; t = time.process_time(); {work}; print(time.process_time() - t, 'torch' in sys.modules)"
-    answers = [fresh(code).split()[-2:] for _ in range(3)]
-    assert {torch_there for _, torch_there in answers} == {"False"}
-    assert min(float(seconds) for seconds, _ in answers) < START_S
+def test_it_starts_without_torch(work: str) -> None:
+    """How long it takes is for benchmarks/start.py to say."""
+    code = f"import sys; {work}; print('torch' in sys.modules)"
+    assert fresh(code).split()[-1] == "False"
 
 
 def test_the_list_of_methods_needs_no_torch() -> None:

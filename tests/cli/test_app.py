@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -28,16 +27,6 @@ def start(*words: str) -> subprocess.CompletedProcess[str]:
 def test_help_starts_without_anything_heavy() -> None:
     code = f"import sys\nfrom limbeck.cli import main\nmain(['--help'])\nsys.exit(sum(n in sys.modules for n in {HEAVY}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-
-
-def test_help_takes_less_than_a_third_of_a_second() -> None:
-    took = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert start("--help").returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(took) < 0.3  # of the processor: the machine may be busy with other tests
 
 
 @pytest.mark.parametrize("command", ["run", "list", "report", "score", "doctor"])

@@ -22,13 +22,15 @@ from limbeck.influence.vectors import flatten
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from support.convex import SoftmaxRegression, correlation, regression
-from support.makers import generator, normal
+from support.makers import FromTheMean, generator, normal
 
 PROBLEM = regression()
 
 
 class Squares:
     """r^2 / 2 on a linear model with one output: ridge regression."""
+
+    coupled = False
 
     def training_loss(self, student: Forward, batch: Batch) -> Tensor:
         return (student(batch).logits[:, 0] - batch.meta["value"]).square() / 2
@@ -163,6 +165,14 @@ def test_flipped_labels_have_high_scores(alpha: float) -> None:
         assert cheap is not None
         assert exact > 0.8
         assert cheap > exact - 0.06
+
+
+def test_scores_of_a_loss_that_couples_samples() -> None:
+    model, train = PROBLEM.model(PROBLEM.minimum), PROBLEM.train.take(slice(0, 20))
+    task = Distillation(FromTheMean() * 0.1 + CE(), None)
+    found = score(model, task, [train], [PROBLEM.query], Identity())
+    v = flatten(mean_gradient(model, task.query_loss, [PROBLEM.query])[0])
+    assert_close(found.phi, -per_sample_gradients_slow(model, task.training_loss, train) @ v)
 
 
 def test_scores_keep_the_samples_order_and_identity() -> None:

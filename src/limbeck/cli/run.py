@@ -87,9 +87,10 @@ def _carry_out(recipe: "Recipe", folder: Path, *, resume: bool, replace: bool, q
     from limbeck.report import render
     from limbeck.report.reading import read_run
 
-    with progress_for(sys.stderr, quiet=quiet) as progress:
+    first = os.environ.get("RANK", "0") == "0"  # of several processes the first one writes and speaks
+    with progress_for(sys.stderr, quiet=quiet or not first) as progress:
         experiment.run(recipe, folder, resume=resume, replace=replace, progress=progress)
-    if os.environ.get("RANK", "0") != "0":  # of several processes the first one writes and speaks
+    if not first:
         return
     page = render(folder)
     verdict = read_run(folder).result.verdict

@@ -84,7 +84,7 @@ class Recipe(BaseModel):
         test: Share of all samples that is held out for the figures.
         query_in_training: Let the main arm train on the query set too.
         clip: Largest norm of the gradient; None for none.
-        accumulate: Batches per step of the optimizer.
+        accumulate: Parts that each batch is cut into to save memory; the step stays the same.
         precision: Of forward and backward passes.
         transform: Changes each batch of images at random.
         checkpoint_every: Steps between checkpoints; 0 writes one per epoch.
