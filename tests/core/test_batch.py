@@ -49,7 +49,6 @@ def test_split_is_consecutive_nearly_equal_and_never_empty(rows: int, parts: int
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="an empty batch cannot be split into no parts")
 def test_an_empty_batch_splits_into_nothing() -> None:
     assert batch().take(slice(0, 0)).split(3) == []
 

@@ -68,9 +68,10 @@ def _collect(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
     """Collect the outputs of the named modules during a forward pass; the hooks are gone afterwards, whatever happens."""
     features: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             features[name] = output
+            return output.clone()  # an activation in place that follows then changes the copy, not what was read
 
         return hook
 

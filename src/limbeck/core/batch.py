@@ -60,4 +60,4 @@ class Batch:
 
     def split(self, parts: int) -> "list[Batch]":
         """Cut into at most `parts` consecutive batches of nearly equal size; none is empty."""
-        return [self.take(rows) for rows in torch.arange(len(self)).tensor_split(min(parts, len(self))) if len(rows)]
+        return [self.take(rows) for rows in torch.arange(len(self)).tensor_split(max(min(parts, len(self)), 1)) if len(rows)]
