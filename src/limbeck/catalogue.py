@@ -128,7 +128,7 @@ ROWS: tuple[Row, ...] = (
         "none",
     ),
     Row(
-        "Diagonal", "solvers", "limbeck.influence.curvature.diagonal:Diagonal", "Diagonal of the empirical Fisher", "", "", "low"
+        "Diagonal", "solvers", "limbeck.influence.curvature.diagonal:Diagonal", "Diagonal of the Fisher matrix", "", "", "low"
     ),
     Row(
         "ConjugateGradient",

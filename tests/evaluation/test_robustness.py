@@ -22,7 +22,7 @@ def brute_force(losses: np.ndarray, delta: float) -> float:
         {"type": "ineq", "fun": lambda r: delta - ((1 - r) ** 2).mean() / 2},
     ]
     best = -np.inf
-    for seed in range(4):
+    for seed in range(3):
         start = np.random.default_rng(seed).dirichlet(np.ones(count)) * count * 0.1 + 0.9
         found = minimize(
             lambda r: -(r * losses).mean(),
@@ -36,8 +36,8 @@ def brute_force(losses: np.ndarray, delta: float) -> float:
     return float(best)
 
 
-@pytest.mark.parametrize("delta", [0.001, 0.05, 0.3, 0.8, 1.5, 1.9])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("delta", [0.001, 0.3, 0.8, 1.9])
+@pytest.mark.parametrize("seed", range(2))
 def test_dual_equals_brute_force_on_five_points(delta: float, seed: int) -> None:
     losses = normal(5, seed=seed).exp()
     assert worst_case_loss(losses, delta) == pytest.approx(brute_force(losses.numpy(), delta), abs=1e-6)

@@ -24,7 +24,6 @@ SMALL = [
     for name in (
         "mlp",
         "batch norm, train mode",
-        "group norm",
         "dropout",
         "tokens",
         "a module used twice",

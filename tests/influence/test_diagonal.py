@@ -49,11 +49,11 @@ def test_true_squares_of_tokens_are_gauss_newtons_on_average() -> None:
     """Samples of six tokens and of one: each enters with the mean over its tokens, not with a sixth of it."""
     torch.manual_seed(0)
     model, batch = Tapped(Tokens()).double(), BY_NAME["tokens"].batch()
-    rows = [squares(Diagonal(), Problem(model, Supervised(), [batch], generator(seed))) for seed in range(150)]
+    rows = [squares(Diagonal(), Problem(model, Supervised(), [batch], generator(seed))) for seed in range(80)]
     wanted = dense(Problem(model, Supervised(), [batch], generator()), "gauss_newton").diagonal()
     mean = torch.stack(rows).mean(0)
-    assert float(mean.sum() / wanted.sum()) == pytest.approx(1, abs=0.05)
-    assert float(torch.corrcoef(torch.stack([mean, wanted]))[0, 1]) > 0.98
+    assert float(mean.sum() / wanted.sum()) == pytest.approx(1, abs=0.06)
+    assert float(torch.corrcoef(torch.stack([mean, wanted]))[0, 1]) > 0.97
 
 
 def test_solve_divides_by_squares_and_a_share_of_their_mean() -> None:

@@ -20,7 +20,7 @@ from support.makers import FromTheMean, generator
 from support.nets import BY_NAME, CASES, TASK, Case
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-each_small_case = pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
+each_small_case = pytest.mark.parametrize("case", CASES[:-2], ids=lambda case: case.name)
 
 
 def direction(model: nn.Module, seed: int = 5) -> Vector:

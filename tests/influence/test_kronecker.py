@@ -208,14 +208,14 @@ def test_what_no_layer_covers_gets_its_mean_squared_gradient() -> None:
     """One number per tensor, right on average over drawn labels; attention's packed projection is such a tensor."""
     model = Tapped(convolutional(nn.GroupNorm(2, 4))).double()
     batch = Batch(normal(6, 2, 8, 8), labels(6, classes=3), torch.arange(6))
-    problems = [Problem(model, Supervised(), [batch], generator(seed)) for seed in range(100)]
+    problems = [Problem(model, Supervised(), [batch], generator(seed)) for seed in range(60)]
     names = {"model.1.weight", "model.1.bias"}
     levels = [estimate(capture(problem)).others for problem in problems]
     assert set(levels[0]) == names
     diagonal = unflatten(dense(problems[0], "gauss_newton").diagonal(), dict(trainable(model)))
     for name in names:
         mean = torch.stack([level[name] for level in levels]).mean()
-        assert_close(mean, diagonal[name].mean(), rtol=0.15, atol=0)
+        assert_close(mean, diagonal[name].mean(), rtol=0.2, atol=0)
     v = direction(model)
     q = estimate(capture(Problem(model, Supervised(), [batch], generator(0)))).solve(v, blocks(model), 0.5)
     assert_close(q["model.1.bias"], v["model.1.bias"] / (1.5 * levels[0]["model.1.bias"]))

@@ -72,6 +72,9 @@ def test_equal_scores_weigh_exactly_one(mode: Normalise) -> None:
     for count, value, dtype in product((1, 3, 7, 10, 33, 64), (0, 0.1, -0.3, 1 / 3, 1e-30, -3e7), (torch.float32, torch.float64)):
         weights = mean_one(squash(normalise(torch.full((count,), value, dtype=dtype), mode), gain=4))
         assert torch.equal(weights, torch.ones(count, dtype=dtype)), (count, value, dtype)
+    if mode in ("std", "zscore", "center"):
+        shaken = torch.tensor([0.1, 0.1, 0.1, 0.1]) * (1 + torch.tensor([0, 1, -1, 2]) * torch.finfo(torch.float32).eps)
+        assert torch.equal(mean_one(squash(normalise(shaken, mode))), torch.ones(4))
 
 
 @each_mode
