@@ -127,9 +127,7 @@ ROWS: tuple[Row, ...] = (
         "",
         "none",
     ),
-    Row(
-        "Diagonal", "solvers", "limbeck.influence.curvature.diagonal:Diagonal", "Diagonal of the Fisher matrix", "", "", "low"
-    ),
+    Row("Diagonal", "solvers", "limbeck.influence.curvature.diagonal:Diagonal", "Diagonal of the Fisher matrix", "", "", "low"),
     Row(
         "ConjugateGradient",
         "solvers",
