@@ -16,8 +16,8 @@ from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.unit import Seeded, Worker
 from limbeck.teachers.single import Single
 
-TEACHER_SHARE, INFLUENCE_SHARE = 1.0, 1.0
-"""Time of the weighted arm over a plain arm's step, beyond the plain step: a rough figure, see benchmarks/step.py."""
+INFLUENCE_SHARE = 1.0
+"""What a weighted step takes beyond a plain one, in plain steps: a rough figure, see benchmarks/step.py."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def find(source: str | Path) -> tuple[str, str]:
         beside = [str(other) for suffix in SUFFIXES for other in sorted(path.parent.glob(f"*{suffix}"))]
         near = nearest(str(path), beside) or "; `limbeck list recipes` shows the built-in ones."
         raise UsageError(f"there is no recipe file {path}{near}")
-    here = [str(other) for suffix in SUFFIXES for other in sorted(Path().glob(f"*{suffix}"))]
+    here = [str(other) for suffix in SUFFIXES for other in sorted(Path().glob(f"[!.]*{suffix}"))]
     near = nearest(str(source), [*own, *here])
     also = f"; recipe files here: {', '.join(here[:5])}" if here else ""
     raise UsageError(f"there is no recipe '{source}'{near or ';'} built-in: {', '.join(own) or 'none'}{also}.")
