@@ -37,6 +37,15 @@ def test_mnist(shared_data, tmp_path):
     assert (source.input_shape, len(source), len(source.test_rows)) == ((1, 28, 28), 130, 30)
 
 
+def test_halved_pictures_are_means_of_four_pixels(shared_data, tmp_path):
+    for name, words in {"whole": [], "half": ["--halve"]}.items():
+        done = prepare(shared_data, "mnist", "--per-class", 2, "--test-per-class", 1, *words, "--out", tmp_path / f"{name}.npz")
+        assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "half.npz") as half:
+        assert half["inputs"].shape == (30, 14, 14)
+        assert half["inputs"][3, 5, 6] == np.rint(whole["inputs"][3, 10:12, 12:14].mean())
+
+
 @pytest.mark.parametrize("words", [("mnist", "--labels", "worst"), ("cifar11",)])
 def test_words_that_do_not_fit_are_refused(tmp_path, words):
     assert prepare(tmp_path, *words, "--out", tmp_path / "x.npz").returncode == 2
