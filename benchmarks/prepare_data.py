@@ -5,7 +5,7 @@ python benchmarks/prepare_data.py ../shared/data mnist --per-class 500 --out mni
 
 The file holds `inputs` uint8 [N, 32, 32, 3] or [N, 28, 28], `labels`, `true_labels`, `is_test`, `class_names` and `row`, each
 row's number in the sheets (training and test rows are numbered apart). The first rows of each class are taken, in the order of
-the sheets, training rows first; test labels are always clean. `--halve` takes the mean of every 2 x 2 pixels, for a quarter of the
+the sheets, training rows first; test labels are always clean. `--halve` takes the mean of every 2 x 2 pixels: a quarter of the
 work.
 """
 

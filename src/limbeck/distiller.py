@@ -1,23 +1,29 @@
 """Puts student, teacher, objective, weights and balance together. Knows of no loop, no optimiser and no file."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.align.taps import Tapped
-from limbeck.balancing.static import Balancer, Static
+from limbeck.align.taps import Tapped, classifier_of
+from limbeck.balancing.balancer import Balancer
+from limbeck.balancing.static import Static
 from limbeck.core.batch import Batch
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.core.outputs import Outputs, Views
-from limbeck.core.term import Term
-from limbeck.influence.gradients import modes_restored
+from limbeck.core.term import Scene, Term
+from limbeck.data.loader import Loader, whole
+from limbeck.influence.restoring import modes_restored, statistics_untouched
 from limbeck.influence.task import Distillation
 from limbeck.teachers.teacher import Teacher
 from limbeck.weighting.uniform import Uniform
 from limbeck.weighting.weighting import Weighting
+
+ROWS = 256
+"""Samples that the teacher answers for together where the whole training set is gone over."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,41 @@ class Distiller(nn.Module):
             teacher.tap(self.objective.teacher_taps)
         self.weighting = Uniform() if weighting is None else weighting
         self.balancer = Static() if balancer is None else balancer
+        self.balancer.check(self.objective.names)
+
+    def build(self, loader: Loader) -> "Distiller":
+        """Have the terms make their projectors, heads and banks, for the shapes of these nets and this data.
+
+        Call it before the optimiser is made, with `trained()` as its parameters. Terms that need nothing are left as they are.
+
+        Args:
+            loader: The training batches to come.
+        """
+        if not self.objective.unbuilt:
+            return self
+        device = next(self.student.parameters()).device
+        few = whole(loader.source, loader.rows[:4], loader.labels).to(device)
+        with modes_restored(self.student, training=False), torch.no_grad():
+            views = Views(self.student(few).detach(), self.teach(few), few)
+
+        def taught() -> Iterator[tuple[Batch, Outputs]]:
+            for rows in torch.split(loader.rows, ROWS):
+                batch = whole(loader.source, rows, loader.labels).to(device)
+                answer = self.teach(batch)
+                yield batch, Outputs(torch.empty(len(batch), 0)) if answer is None else answer
+
+        self.objective.build(Scene(views, len(loader.source.classes), loader.rows, loader.labels, taught))
+        self.objective.to(device)
+        return self
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimiser is to update: the student's parameters and those of the terms' own parts."""
+        own = [part for part in self.student.parameters() if part.requires_grad]
+        return [*own, *(part for _, term in self.objective.parts for part in term.trained())]
+
+    def deployed(self) -> Tapped:
+        """The net to be used after training: the student without what only training needed, and with what inference needs."""
+        return Tapped(self.objective.deploy(self.student.model)) if self.objective.deploys else self.student
 
     def teach(self, batch: Batch) -> Outputs | None:
         """What the teacher says of the batch, detached; None where no term asks."""
@@ -84,17 +125,41 @@ class Distiller(nn.Module):
         """The losses that influence is about."""
         return Distillation(self.objective, self.teacher)
 
-    def loss(self, views: Views, weights: Tensor) -> Loss:
+    def loss(self, views: Views, weights: Tensor, average: Callable[[Tensor], Tensor] | None = None) -> Loss:
         """The one place where samples, terms and coefficients are summed up.
 
         Args:
             views: Both sides' outputs.
             weights: [B], detached.
+            average: The mean of a tensor over all processes, so that all balance alike; None for one process.
         """
         values = self.objective(views)
-        per_term = (values * weights.to(values.dtype)).mean(1)
-        factors = self.balancer(per_term.detach(), None)
-        return Loss((self.objective.coefs.to(values.dtype) * factors * per_term).sum(), values, weights)
+        per_term = self.objective.coefs.to(values.dtype) * (values * weights.to(values.dtype)).mean(1)
+        losses, gramian = per_term.detach(), self._gramian(per_term, views)
+        if average is not None:
+            losses, gramian = average(losses), None if gramian is None else average(gramian)
+        factors = self.balancer.factors(losses, gramian).detach().to(values.dtype)
+        return Loss((factors * per_term).sum(), values, weights)
+
+    def _gramian(self, per_term: Tensor, views: Views) -> Tensor | None:
+        """The inner products of the terms' gradients, [K, K], at the level that the balancer asks for."""
+        level = self.balancer.level
+        if level == "none" or not per_term.requires_grad:
+            return None
+        if level == "logits":
+            where: list[Tensor] = [views.student.logits]
+        elif level == "last_layer":
+            where = [part for part in classifier_of(self.student.model).parameters() if part.requires_grad]
+        else:
+            where = [part for part in self.student.parameters() if part.requires_grad]
+        rows = []
+        for loss in per_term:
+            slopes = torch.autograd.grad(loss, where, retain_graph=True, allow_unused=True)
+            rows.append(
+                torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(where, slopes, strict=True)])
+            )
+        stacked = torch.stack(rows).double()
+        return stacked @ stacked.T
 
     def forward(self, batch: Batch) -> Loss:
         """The unweighted loss of a batch, for looking at; training goes through `fit`, which also asks for the weights."""
@@ -123,5 +188,5 @@ class Distiller(nn.Module):
         if seen is not None and seen.dim() == 1 and len(seen) and not 0 <= int(seen.min()) <= int(seen.max()) < classes:
             wrong = int(seen.min()) if int(seen.min()) < 0 else int(seen.max())
             raise ShapeError(f"Distiller: a label is {wrong}, but the student answers for the classes 0 to {classes - 1}.")
-        with torch.no_grad():
+        with torch.no_grad(), statistics_untouched(self.objective):
             self.objective(Views(own, teacher, batch))

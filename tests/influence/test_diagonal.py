@@ -11,7 +11,8 @@ from limbeck.core.errors import UnsupportedModelError, UsageError
 from limbeck.influence.curvature.diagonal import Diagonal
 from limbeck.influence.curvature.products import dense
 from limbeck.influence.curvature.solver import Problem
-from limbeck.influence.gradients import modes_restored, per_sample_gradients_slow
+from limbeck.influence.gradients import per_sample_gradients_slow
+from limbeck.influence.restoring import modes_restored
 from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import flatten, trainable, unflatten
 from support.labels_in_turn import deal

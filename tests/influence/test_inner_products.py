@@ -12,7 +12,8 @@ from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
-from limbeck.influence.gradients import Way, inner_products, mean_gradient, per_sample_gradients_slow, random_state
+from limbeck.influence.gradients import Way, inner_products, mean_gradient, per_sample_gradients_slow
+from limbeck.influence.restoring import random_state
 from limbeck.influence.task import Distillation
 from limbeck.influence.vectors import Vector, flatten, trainable
 from limbeck.losses.labels.ce import CE

@@ -15,7 +15,8 @@ from limbeck.influence.curvature.diagonal import Diagonal
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.exact import Exact
 from limbeck.influence.curvature.solver import Problem, Solver
-from limbeck.influence.gradients import inner_products, mean_gradient, modes_restored, random_state, statistics_untouched
+from limbeck.influence.gradients import inner_products, mean_gradient
+from limbeck.influence.restoring import modes_restored, random_state, statistics_untouched
 from limbeck.influence.scores import score
 from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import scaled, trainable

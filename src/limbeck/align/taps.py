@@ -12,6 +12,9 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import ShapeError, UsageError, nearest
 from limbeck.core.outputs import Outputs
 
+PENULTIMATE = "penultimate"
+"""The tap that every net with a linear classifier has: what goes into its last `nn.Linear`, [B, D]."""
+
 
 @final
 class Tapped(nn.Module):
@@ -21,7 +24,8 @@ class Tapped(nn.Module):
 
     Args:
         model: Any module whose forward returns logits, [B, C] or [B, L, V].
-        taps: Names or globs (`layer3.*`) of modules whose outputs to return in `Outputs.features`, in the order of the model.
+        taps: Names or globs (`layer?`) of modules whose outputs to return in `Outputs.features`, in the order of the model;
+            `penultimate` is the input of the classifier (the last linear layer), whatever the model calls it.
 
     Raises:
         UsageError: A name fits no module of the model.
@@ -58,9 +62,38 @@ def matching_modules(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ..
     """
     names = [name for name, _ in model.named_modules() if name]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if pattern != PENULTIMATE and not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(f"{type(model).__name__} has no module that fits '{pattern}'{nearest(pattern, names)}")
-    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    found = tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    if PENULTIMATE not in patterns:
+        return found
+    classifier_of(model)
+    return (*found, PENULTIMATE)
+
+
+def classifier_of(model: nn.Module) -> nn.Linear:
+    """The model's last linear layer, which is taken for its classifier.
+
+    Raises:
+        UsageError: The model has no linear layer.
+    """
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UsageError(f"{type(model).__name__} has no linear classifier, so it has no tap '{PENULTIMATE}'; name a module.")
+    return linear[-1]
+
+
+def features_of(outputs: Outputs, pattern: str, who: str) -> list[Tensor]:
+    """The features that a tap's name or glob stands for, in the order of the model.
+
+    Raises:
+        UsageError: There are none: the model was not tapped so.
+    """
+    found = [part for name, part in outputs.features.items() if fnmatchcase(name, pattern)]
+    if not found:
+        came = ", ".join(outputs.features) or "none"
+        raise UsageError(f"{who}: features '{pattern}' are needed, but those at hand are {came}; tap the model there.")
+    return found
 
 
 @contextmanager
@@ -75,7 +108,12 @@ def _collect(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tenso
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    def keep_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features[PENULTIMATE] = inputs[0]
+
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names if name != PENULTIMATE]
+    if PENULTIMATE in names:
+        handles.append(classifier_of(model).register_forward_pre_hook(keep_input))
     try:
         yield features
     finally:

@@ -1,27 +1,22 @@
 """The user's coefficients, unchanged."""
 
-from typing import Protocol, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-
-class Balancer(Protocol):
-    """Losses of the terms [K] and, where at hand, their gradients' Gramian [K, K] -> factors [K] on the user's coefficients."""
-
-    def __call__(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
-        """The factors, [K], detached."""
+from limbeck.balancing.balancer import Balancer
 
 
 @final
-class Static:
+class Static(Balancer):
     """Factor 1 for every term.
 
     >>> Static()
     Static()
     """
 
-    def __call__(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
+    def factors(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
         """Ones, [K]."""
         return torch.ones_like(losses)
 

@@ -1,6 +1,6 @@
 """What flows in: a batch of samples, each with an identity that lasts for the whole run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -40,7 +40,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with every part changed."""
         return replace(
             self,
             inputs=change(self.inputs),
@@ -52,12 +53,32 @@ class Batch:
 
     def take(self, rows: Tensor | slice) -> "Batch":
         """The samples at these positions, in this order."""
-        return self._map(lambda part: part[rows])
+        return self.map(lambda part: part[rows])
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same samples on another device."""
-        return self._map(lambda part: part.to(device))
+        return self.map(lambda part: part.to(device))
 
     def split(self, parts: int) -> "list[Batch]":
         """Cut into at most `parts` consecutive batches of nearly equal size; none is empty."""
         return [self.take(rows) for rows in torch.arange(len(self)).tensor_split(max(min(parts, len(self)), 1)) if len(rows)]
+
+    @staticmethod
+    def concat(parts: "Sequence[Batch]") -> "Batch":
+        """The samples of several batches, one after the other; a column that one of them lacks is left out."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+
+        def joined(of: Callable[[Batch], Tensor | None]) -> Tensor | None:
+            columns = [column for column in map(of, parts) if column is not None]
+            return torch.cat(columns) if len(columns) == len(parts) else None
+
+        shared = [name for name in first.meta if all(name in part.meta for part in parts)]
+        return Batch(
+            torch.cat([part.inputs for part in parts]),
+            joined(lambda part: part.targets),
+            torch.cat([part.index for part in parts]),
+            joined(lambda part: part.mask),
+            {name: torch.cat([part.meta[name] for part in parts]) for name in shared},
+        )

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.checks import finite
-from limbeck.core.errors import ShapeError
+from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
-from limbeck.core.term import Need, Term
+from limbeck.core.term import Moment, Need, Scene, Term
 
 
 class Objective(nn.Module):
@@ -51,6 +51,51 @@ class Objective(nn.Module):
     def coupled(self) -> bool:
         """Whether any term's value for a sample depends on other samples of the batch."""
         return any(term.coupled for _, term in self.parts)
+
+    @property
+    def unbuilt(self) -> list[str]:
+        """Names of the terms whose parts have not been made yet."""
+        return [name for name, (_, term) in zip(self.names, self.parts, strict=True) if term.builds and not term.built]
+
+    @property
+    def remembers(self) -> bool:
+        """Whether any term takes note of every step."""
+        return any(term.remembers for _, term in self.parts)
+
+    @property
+    def deploys(self) -> bool:
+        """Whether any term gives another net for use than the student."""
+        return any(term.deploys for _, term in self.parts)
+
+    def build(self, scene: Scene) -> None:
+        """Have every term make its parts, those that have not yet."""
+        for _, term in self.parts:
+            if term.builds and not term.built:
+                term.build(scene)
+                term.built = True
+
+    def at(self, moment: Moment) -> None:
+        """Tell every term where the training stands."""
+        for _, term in self.parts:
+            term.at(moment)
+
+    def remember(self, views: Views) -> None:
+        """Have the terms that want to take note of a step."""
+        for _, term in self.parts:
+            if term.remembers:
+                term.remember(views)
+
+    def deploy(self, student: nn.Module) -> nn.Module:
+        """The net to be used after training.
+
+        Raises:
+            UsageError: Two terms each want another one.
+        """
+        makers = [term for _, term in self.parts if term.deploys]
+        if len(makers) > 1:
+            names = ", ".join(type(term).__name__ for term in makers)
+            raise UsageError(f"objective: {names} each change the net that is kept; use one of them.")
+        return makers[0].deploy(student) if makers else student
 
     @property
     def student_taps(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What models give back, and the two sides that a term compares."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -21,13 +21,17 @@ class Outputs:
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
+        """The outputs with every part changed."""
+        return Outputs(change(self.logits), {name: change(part) for name, part in self.features.items()})
+
     def detach(self) -> "Outputs":
         """The same values without a graph behind them."""
-        return Outputs(self.logits.detach(), {name: part.detach() for name, part in self.features.items()})
+        return self.map(Tensor.detach)
 
     def take(self, rows: Tensor | slice) -> "Outputs":
         """The samples at these positions."""
-        return Outputs(self.logits[rows], {name: part[rows] for name, part in self.features.items()})
+        return self.map(lambda part: part[rows])
 
     @staticmethod
     def concat(parts: "list[Outputs]") -> "Outputs":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from limbeck.core.batch import Batch
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Outputs, Views
 
@@ -14,6 +17,40 @@ if TYPE_CHECKING:
     from limbeck.core.objective import Objective
 
 Need = Literal["teacher", "targets", "student_features", "teacher_features"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a term with parts of its own is built from, once, before the optimiser is made.
+
+    Args:
+        views: A few training samples as both sides see them in evaluation mode, for shapes.
+        classes: Number of classes.
+        rows: [R] int64, the identities of the training samples.
+        labels: [N] int64 by identity, the labels that are trained on; only those at `rows` may be looked at.
+        taught: Goes over all training samples once, untransformed: batches with the teacher's answers (and features).
+    """
+
+    views: Views
+    classes: int
+    rows: Tensor
+    labels: Tensor
+    taught: Callable[[], Iterator[tuple[Batch, Outputs]]]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training stands.
+
+    Args:
+        step: Optimiser steps taken.
+        steps: Optimiser steps in all.
+        epoch: Epochs gone by, as a fraction: 1.5 is the middle of the second.
+    """
+
+    step: int
+    steps: int
+    epoch: float
 
 
 class Term(nn.Module, ABC):
@@ -25,10 +62,31 @@ class Term(nn.Module, ABC):
     Attributes:
         needs: What must be there: checked before training starts.
         coupled: Whether a sample's value depends on other samples of the batch (relational and contrastive terms).
+        builds: Whether `build` must be called before the term can be evaluated (projectors, heads, memory banks).
+        built: Whether it has been.
+        remembers: Whether `remember` is to be called after every step (memory banks, running means).
+        deploys: Whether `deploy` gives another net than the student itself (heads that inference needs).
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     coupled: ClassVar[bool] = False
+    builds: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
+    deploys: ClassVar[bool] = False
+    built: bool = False
+
+    def build(self, scene: Scene) -> None:
+        """Make the parts whose shapes the nets decide. Called once; first numbers are drawn from torch's global generator."""
+
+    def at(self, moment: Moment) -> None:
+        """Told before every step where the training stands, for warm-ups and schedules; never told, all is at full strength."""
+
+    def remember(self, views: Views) -> None:
+        """Take note of a step that was made, once per step: detached views of the samples of all processes."""
+
+    def deploy(self, student: nn.Module) -> nn.Module:
+        """The net to be used after training: the student itself, or one with parts of this term folded in or added."""
+        return student
 
     @abstractmethod
     def forward(self, views: Views) -> Tensor:
@@ -43,6 +101,10 @@ class Term(nn.Module, ABC):
     def teacher_taps(self) -> tuple[str, ...]:
         """Names (or globs) of the teacher's modules whose outputs this term reads."""
         return ()
+
+    def trained(self) -> list[nn.Parameter]:
+        """The term's own parameters that the student's optimiser updates too."""
+        return [part for part in self.parameters() if part.requires_grad]
 
     def __mul__(self, coef: float) -> Objective:
         from limbeck.core.objective import Objective

@@ -11,7 +11,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs
 from limbeck.evaluation.figures import Figures, evaluate
 from limbeck.experiment.progress import Progress
-from limbeck.influence.gradients import modes_restored
+from limbeck.influence.restoring import modes_restored
 from limbeck.training.callback import Callback
 from limbeck.training.training import Record, Training
 

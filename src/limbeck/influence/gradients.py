@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad as fwAD
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
+from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.task import Forward
 from limbeck.influence.vectors import Vector, trainable, zeros_like
 
@@ -38,29 +38,6 @@ def at(model: nn.Module, parameters: Mapping[str, Tensor]) -> Forward:
         return outputs
 
     return forward
-
-
-@contextmanager
-def statistics_untouched(model: nn.Module) -> Iterator[None]:
-    """Every layer goes on to use what its mode says, but running statistics and all other buffers do not move.
-
-    Batch normalisation is told not to track. Other layers in train mode (instance normalisation, spectral normalisation)
-    work on copies of their buffers meanwhile.
-    """
-    training = [module for module in model.modules() if module.training]
-    tracking = [module for module in training if isinstance(module, _BatchNorm) and module.track_running_stats]
-    held = [(m, name, part) for m in training if not isinstance(m, _BatchNorm) for name, part in m._buffers.items()]
-    for norm in tracking:
-        norm.track_running_stats = False
-    for module, name, part in held:
-        module._buffers[name] = None if part is None else part.clone()
-    try:
-        yield
-    finally:
-        for norm in tracking:
-            norm.track_running_stats = True
-        for module, name, part in held:
-            module._buffers[name] = part
 
 
 @cache
@@ -88,32 +65,6 @@ def missing_derivative(error: Exception) -> str:
     """Torch's own words, one line, where it says that an operation cannot be differentiated or transformed so; else empty."""
     told = ("forward AD", "forward mode AD", "derivative for", "differentiate twice", "functorch", "torch.func", "vmap")
     return str(error).partition("\n")[0] if any(words in str(error) for words in told) else ""
-
-
-@contextmanager
-def modes_restored(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put the whole model into one mode, and give every module its own mode back afterwards, whatever happens."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def random_state(state: Tensor | None) -> Iterator[None]:
-    """Replay the CPU's random numbers from this state (the same dropout masks), and put the present state back afterwards."""
-    if state is None:
-        yield
-        return
-    present = torch.get_rng_state()
-    torch.set_rng_state(state)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(present)
 
 
 def inner_products(

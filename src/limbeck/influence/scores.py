@@ -10,7 +10,8 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Problem, Solver
-from limbeck.influence.gradients import inner_products, mean_gradient, modes_restored
+from limbeck.influence.gradients import inner_products, mean_gradient
+from limbeck.influence.restoring import modes_restored
 from limbeck.influence.task import Task
 
 

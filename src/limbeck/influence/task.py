@@ -11,6 +11,7 @@ from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective
 from limbeck.core.outputs import Outputs, Views
 from limbeck.functional.divergences import cross_entropy, token_mean
+from limbeck.influence.restoring import statistics_untouched
 
 Forward = Callable[[Batch], Outputs]
 """A model at some parameters: what it answers to a batch."""
@@ -78,7 +79,8 @@ class Distillation:
     def training_loss(self, student: Forward, batch: Batch) -> Tensor:
         """The objective's weighted sum of terms, [B]."""
         teacher = None if self.teacher is None else self.teacher(batch).detach()
-        return self.objective.per_sample(Views(student(batch), teacher, batch))
+        with statistics_untouched(self.objective):
+            return self.objective.per_sample(Views(student(batch), teacher, batch))
 
     def query_loss(self, student: Forward, batch: Batch) -> Tensor:
         """The loss whose mean over the query set is to fall, [B]."""

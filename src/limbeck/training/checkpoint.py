@@ -125,6 +125,7 @@ def snapshot(training: Training, step: Update, callbacks: Sequence[Callback]) ->
         "teacher": distiller.teacher.state_dict() if distiller.teacher is not None and step.trains_teacher else None,
         "optimizer": training.optimizer.state_dict(),
         "weighting": distiller.weighting.state(),
+        "balancer": distiller.balancer.state(),
         "step": step.state(),
         "callbacks": [callback.state() for callback in callbacks],
         "random": _random_state(),
@@ -147,6 +148,7 @@ def restore(state: dict[str, Any], training: Training, step: Update, callbacks: 
         distiller.teacher.load_state_dict(state["teacher"])
     training.optimizer.load_state_dict(state["optimizer"])
     distiller.weighting.load_state({name: part.to(training.engine.device) for name, part in state["weighting"].items()})
+    distiller.balancer.load_state({name: part.to(training.engine.device) for name, part in state["balancer"].items()})
     step.load_state(state["step"])
     for callback, own in zip(callbacks, state["callbacks"], strict=True):
         callback.load_state(own)
@@ -155,7 +157,8 @@ def restore(state: dict[str, Any], training: Training, step: Update, callbacks: 
 
 def _made_of(training: Training, step: Update) -> list[str]:
     """What must be the same for a state to be taken back."""
-    return [type(part).__name__ for part in (step, training.distiller.weighting, training.optimizer)]
+    distiller = training.distiller
+    return [type(part).__name__ for part in (step, distiller.weighting, distiller.balancer, training.optimizer)]
 
 
 def _random_state() -> dict[str, Tensor]:

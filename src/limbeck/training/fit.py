@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from limbeck.balancing.static import Static
 from limbeck.core.batch import Batch
 from limbeck.core.checks import positive, whole
+from limbeck.core.errors import UsageError
+from limbeck.core.term import Moment
 from limbeck.data.loader import Loader
 from limbeck.data.loader import whole as read_whole
 from limbeck.distiller import Distiller
@@ -58,13 +61,14 @@ def fit(
         keeper: Saves checkpoints, and resumes from one that is there.
 
     Raises:
-        UsageError: An argument is out of its range.
+        UsageError: An argument is out of its range, or the optimiser does not hold all that is to be trained.
         ShapeError: Student, teacher and labels do not fit together.
         RunError: The loss or a parameter became NaN or infinite, or a checkpoint is damaged.
     """
     step, engine = step or Student(), engine or LocalEngine()
     steps = whole(epochs, "fit: epochs") * len(loader) if steps is None else whole(steps, "fit: steps")
     clip = None if clip is None else positive(clip, "fit: clip")
+    _check_parts(distiller, optimizer, accumulate)
     distiller.to(engine.device)
     queries = None if queries is None else queries.to(engine.device)
     distiller.check(read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device), loader.labels[loader.rows])
@@ -86,6 +90,7 @@ def fit(
         keeper.resume(training, step, callbacks)
     while training.number < steps:
         for batch in loader.epoch(training.number // len(loader), start=training.number % len(loader)):
+            distiller.objective.at(Moment(training.number, steps, training.number / len(loader)))
             record = of_all(step(training, engine.shard(batch)), batch, engine)
             training.number += 1
             ended = training.number % len(loader) == 0 or training.number == steps
@@ -101,6 +106,27 @@ def fit(
     for group, base in zip(optimizer.param_groups, training.base_rates, strict=True):
         group["lr"] = base  # the schedule's last value must not be the next fit's first
     return training
+
+
+def _check_parts(distiller: Distiller, optimizer: Optimizer, accumulate: int) -> None:
+    """See that all that is to be trained is there and will be updated.
+
+    Raises:
+        UsageError: A term's parts were never made, the optimiser leaves some out, or a balancer would see a part of a batch.
+    """
+    if accumulate > 1 and not isinstance(distiller.balancer, Static):
+        raise UsageError(f"fit: {distiller.balancer!r} balances whole batches; use accumulate=1, or no balancer.")
+    if distiller.objective.unbuilt:
+        raise UsageError(
+            f"fit: {', '.join(distiller.objective.unbuilt)} have parts that the nets' shapes decide; "
+            "call distiller.build(loader) first, and make the optimiser of distiller.trained()."
+        )
+    held = {id(part) for group in optimizer.param_groups for part in group["params"]}
+    missing = sum(id(part) not in held for _, term in distiller.objective.parts for part in term.trained())
+    if missing:
+        raise UsageError(
+            f"fit: the optimiser leaves out {missing} parameters of the objective's own parts; make it of distiller.trained()."
+        )
 
 
 def _setting(training: Training, loader: Loader, seed: int, clean: Tensor | None) -> Setting:

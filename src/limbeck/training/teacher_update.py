@@ -16,7 +16,8 @@ from limbeck.core.checks import fraction, not_negative, positive
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Outputs, Views
 from limbeck.functional.divergences import cross_entropy, kd_divergence, token_mean
-from limbeck.influence.gradients import at, logit_tangents, mean_gradient, random_state, statistics_untouched
+from limbeck.influence.gradients import at, logit_tangents, mean_gradient
+from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, combine, trainable
 from limbeck.teachers.single import Single
 from limbeck.training.training import Part, Training, average_gradients, peek_at, weigh

@@ -16,7 +16,8 @@ from limbeck.core.outputs import Outputs, Views
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
-from limbeck.influence.gradients import at, inner_products, random_state, statistics_untouched
+from limbeck.influence.gradients import at, inner_products
+from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.task import Forward
 from limbeck.influence.vectors import Vector
 from limbeck.weighting.weighting import Step
@@ -145,10 +146,11 @@ def _fresh_random_state() -> Tensor:
 
 def part_loss(training: Training, part: Part) -> Callable[[Forward, Batch], Tensor]:
     """The objective on a part as a function of the student, with the teacher's answer held fixed."""
+    objective = training.distiller.objective
 
     def loss(student: Forward, batch: Batch) -> Tensor:
-        with training.engine.autocast():
-            return training.distiller.objective.per_sample(Views(student(batch), part.teacher, batch))
+        with training.engine.autocast(), statistics_untouched(objective):
+            return objective.per_sample(Views(student(batch), part.teacher, batch))
 
     return loss
 
@@ -218,7 +220,8 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         weights = torch.ones(len(batch), device=batch.index.device)
     elif weights is None and len(parts) > 1:
         weights = weigh(training, parts, peek_at(training, parts))
-    total, values = 0.0, []
+    average = None if engine.processes == 1 else lambda part: engine.gather(part.unsqueeze(0)).mean(0)
+    total, values, seen = 0.0, [], []
     start = 0
     for number, part in enumerate(parts):
         context = engine.local(training.student) if number < len(parts) - 1 else nullcontext()
@@ -228,19 +231,33 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
             if weights is None:
                 weights = _own_weights(training, parts, views)
             with engine.autocast():
-                loss = distiller.loss(views, weights[start : start + len(part.batch)])
+                loss = distiller.loss(views, weights[start : start + len(part.batch)], average)
             share = len(part.batch) / len(batch)
             engine.backward(loss.total * share if share < 1 else loss.total)
         start += len(part.batch)
         total += float(loss.total.detach()) * share
         values.append(loss.values.detach())
+        seen.append(views)
     average_gradients(engine, distiller.objective.parameters())
+    if distiller.objective.remembers:
+        distiller.objective.remember(everyones(seen, engine))
     assert weights is not None
     if not math.isfinite(total):
         raise RunError(f"training: the loss became {total} at step {training.number}; use a smaller learning rate, or clip.")
     means = torch.cat(values, 1).float().mean(1).tolist()
     terms = dict(zip(distiller.objective.names, means, strict=True))
-    return Record(batch, total, terms, weights, distiller.weighting.last_scores(), distiller.weighting.figures()), parts
+    figures = distiller.weighting.figures() | distiller.balancer.figures()
+    return Record(batch, total, terms, weights, distiller.weighting.last_scores(), figures), parts
+
+
+def everyones(parts: list[Views], engine: Engine) -> Views:
+    """The detached views of a batch's parts as one, of all processes, in rank order."""
+    batch = Batch.concat([part.batch for part in parts])
+    student = Outputs.concat([part.student.detach() for part in parts])
+    teacher = Outputs.concat([part.teacher.detach() for part in parts if part.teacher is not None]) if parts[0].teacher else None
+    if engine.processes == 1:
+        return Views(student, teacher, batch)
+    return Views(student.map(engine.gather), None if teacher is None else teacher.map(engine.gather), batch.map(engine.gather))
 
 
 def average_gradients(engine: Engine, parameters: Iterable[nn.Parameter]) -> None:
@@ -270,6 +287,6 @@ def of_all(record: Record, batch: Batch, engine: Engine) -> Record:
 
 def _own_weights(training: Training, parts: list[Part], views: Views) -> Tensor:
     """The weights of a batch that was not cut: its losses are at hand from the forward pass."""
-    with torch.no_grad():
+    with torch.no_grad(), statistics_untouched(training.distiller.objective):
         losses = training.distiller.objective.per_sample(views)
     return weigh(training, parts, losses)

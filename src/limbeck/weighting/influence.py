@@ -13,7 +13,8 @@ from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import DataError, RunError
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Problem, Solver
-from limbeck.influence.gradients import mean_gradient, random_state
+from limbeck.influence.gradients import mean_gradient
+from limbeck.influence.restoring import random_state
 from limbeck.influence.vectors import Vector
 from limbeck.weighting.guard import Guard
 from limbeck.weighting.squash import check_normalise, effective_sample_size, mean_one, normalise, saturated, squash

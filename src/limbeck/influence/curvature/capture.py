@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.core.batch import Batch
 from limbeck.functional.divergences import cross_entropy, log_softmax, token_mean
 from limbeck.influence.curvature.solver import Problem
-from limbeck.influence.gradients import statistics_untouched
+from limbeck.influence.restoring import statistics_untouched
 from limbeck.influence.vectors import Vector, trainable
 
 ROWS = 64

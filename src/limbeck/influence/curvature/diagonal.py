@@ -13,7 +13,8 @@ from limbeck.core.errors import UnsupportedModelError, UsageError
 from limbeck.functional.divergences import cross_entropy, token_mean
 from limbeck.influence.curvature.capture import draw_labels, drawn_loss
 from limbeck.influence.curvature.solver import Problem, Solver
-from limbeck.influence.gradients import at, modes_restored, plain_attention
+from limbeck.influence.gradients import at, plain_attention
+from limbeck.influence.restoring import modes_restored
 from limbeck.influence.vectors import Vector, scaled, trainable, zeros_like
 
 

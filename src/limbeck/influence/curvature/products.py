@@ -11,7 +11,8 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.solver import Problem
-from limbeck.influence.gradients import at, missing_derivative, plain_attention, random_state, statistics_untouched
+from limbeck.influence.gradients import at, missing_derivative, plain_attention
+from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten, zeros_like
 
 Curvature = Literal["gauss_newton", "hessian"]

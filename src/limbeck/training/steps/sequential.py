@@ -5,7 +5,7 @@ from typing import final
 import torch
 
 from limbeck.core.batch import Batch
-from limbeck.influence.gradients import random_state, statistics_untouched
+from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.training.steps.with_teacher import TeacherSide
 from limbeck.training.teacher_update import TeacherRule, teacher_backward
 from limbeck.training.training import Record, Training, weighted_backward
