@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal, get_args
 
-Kind = Literal["terms", "weightings", "solvers", "steps", "data", "texts", "transforms", "models", "optimizers", "schedules"]
+Kind = Literal[
+    "terms", "weightings", "solvers", "balancers", "steps", "data", "texts", "transforms", "models", "optimizers", "schedules"
+]
 Status = Literal["stable", "experimental"]
 
 WORDS: Mapping[Kind, str] = {
     "terms": "term",
     "weightings": "weighting",
     "solvers": "solver",
+    "balancers": "balancer",
     "steps": "step",
     "data": "data reader",
     "texts": "text column",
@@ -26,7 +29,7 @@ WORDS: Mapping[Kind, str] = {
 }
 """One of each kind, in words."""
 
-METHODS: tuple[Kind, ...] = ("terms", "weightings", "solvers", "steps")
+METHODS: tuple[Kind, ...] = ("terms", "weightings", "solvers", "balancers", "steps")
 """The kinds that are methods; the others are what methods are applied to."""
 
 
@@ -164,6 +167,8 @@ ROWS: tuple[Row, ...] = (
         "at most some thousand parameters",
         "cubic in the parameters",
     ),
+    # balancers
+    Row("Static", "balancers", "limbeck.balancing.static:Static", "The coefficients as they are", "", "", "none"),
     # steps
     Row(
         "Student",

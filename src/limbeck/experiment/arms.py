@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+from limbeck.balancing.balancer import Balancer
+from limbeck.balancing.static import Static
 from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.experiment.recipe import Parts, Recipe
@@ -27,6 +29,7 @@ class Arm:
         weighting: Makes fresh weights for one seed.
         step: Makes a fresh step for one seed.
         objective: Makes a fresh objective for one seed, so that no arm inherits what another one trained.
+        balancer: Makes a fresh balancer for one seed.
         query_in_training: Whether it trains on the query set too.
     """
 
@@ -35,6 +38,7 @@ class Arm:
     weighting: Callable[[], Weighting]
     step: Callable[[], Update]
     objective: Callable[[], Objective]
+    balancer: Callable[[], Balancer] = Static
     query_in_training: bool = False
 
 
@@ -64,6 +68,8 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
         raise UsageError("compare: 'oracle' needs the true labels, but the data has none; leave it out.")
     main = cast("Callable[[], Weighting]", parts.weighting)
 
+    balancer = cast("Callable[[], Balancer]", parts.balancer)
+
     def objective() -> Objective:
         return as_objective(cast("Objective", recipe.expressions()["objective"].build()))
 
@@ -80,13 +86,14 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
             weighting=weightings.get(name, Uniform),
             step=Student,
             objective=labels_only if name == "no_kd" else objective,
+            balancer=Static if name == "no_kd" else balancer,
             query_in_training=name == "query_in_training",
         )
         for name in recipe.compare
     ]
     name, title = _named(parts)
     step = cast("Callable[[], Update]", parts.step)
-    return [*rivals, Arm(name, title, main, step, objective, recipe.query_in_training)]
+    return [*rivals, Arm(name, title, main, step, objective, balancer, recipe.query_in_training)]
 
 
 def _named(parts: Parts) -> tuple[str, str]:

@@ -31,9 +31,10 @@ GALLERY, RESULT, TIMINGS, STUDENT, TEACHER, CARD = (
     "teacher.safetensors",
     "card.md",
 )
+OBJECTIVE = "objective.safetensors"
 CHECKPOINTS = "checkpoints"
 OWN = {RECIPE, ENVIRONMENT, METRICS, SAMPLES, GALLERY, RESULT, TIMINGS, STUDENT, TEACHER, CARD, CHECKPOINTS}
-OWN |= {"report.html", "scores.parquet"}
+OWN |= {OBJECTIVE, "report.html", "scores.parquet"}
 """All that a run and the commands that read it write into the folder."""
 LEAST_FREE_BYTES = 64 * 2**20
 

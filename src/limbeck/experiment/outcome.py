@@ -19,11 +19,9 @@ from limbeck.experiment import folder as files
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.logbook import answers
 from limbeck.experiment.recipe import Parts, Recipe
-from limbeck.experiment.unit import Seeded, Unit
+from limbeck.experiment.unit import Seeded, Unit, scored
 from limbeck.functional.divergences import log_softmax
 from limbeck.influence.scores import score
-from limbeck.influence.task import Distillation
-from limbeck.teachers.single import Single
 
 SHOWN = 24
 MARGIN = 0.005
@@ -118,7 +116,7 @@ def samples(parts: Parts, main: Arm, done: list[Done]) -> Columns:
 def _samples_of(parts: Parts, main: Arm, one: Done) -> Columns:
     source, data, unit = parts.data, one.data, one.students[main.name]
     rows = torch.cat([data.splits.train, data.splits.query]).sort().values if main.query_in_training else data.splits.train
-    student, teacher = Tapped(unit.model), Tapped(one.guide(main.name))
+    student, teacher = unit.deployed, Tapped(one.guide(main.name))
     batch = whole(source, rows, data.labels)
     theirs, ours = log_softmax(answers(teacher, batch)).exp(), log_softmax(answers(student, batch)).exp()
     given = data.labels[rows].unsqueeze(1)
@@ -143,10 +141,10 @@ def _samples_of(parts: Parts, main: Arm, one: Done) -> Columns:
 def _scores(parts: Parts, main: Arm, one: Done, rows: Tensor) -> Tensor:
     """Phi of the main arm's training samples on its finished student."""
     loader = Loader(parts.data, rows, batch_size=512, seed=0, labels=one.data.labels, shuffle=False, drop_last=False)
-    objective = main.objective()
-    teacher = Single(one.guide(main.name)) if "teacher" in objective.needs else None
-    student = Tapped(one.students[main.name].model, objective.student_taps)
-    return score(student, Distillation(objective, teacher), list(loader.epoch(0)), [one.data.queries], seed=one.data.seed).phi
+    unit = one.students[main.name]
+    assert unit.objective is not None
+    student, task = scored(unit.objective, unit.model, one.guide(main.name))
+    return score(student, task, list(loader.epoch(0)), [one.data.queries], seed=one.data.seed).phi
 
 
 def gallery(source: Source, table: Columns) -> dict[str, Any]:
@@ -175,7 +173,7 @@ def timings(done: list[Done], arms: list[Arm]) -> dict[str, Any]:
     """Wall-clock figures, kept apart from result.json so that that file can be the same twice."""
     first, main = done[0], arms[-1].name
     one = first.data.test
-    models = {"teacher": first.teacher.model, "student": first.students[main].model}
+    models = {"teacher": first.teacher.model, "student": first.students[main].deployed.model}
     waits = {
         size: {name: latency_ms(Tapped(model), one, size=size, repeats=15) for name, model in models.items()} for size in (1, 64)
     }
@@ -207,7 +205,8 @@ def card(recipe: Recipe, found: Mapping[str, Any]) -> str:
 
 
 def _cost(name: str, unit: Unit, data: Seeded) -> dict[str, Any]:
-    return {"name": name, "parameters": parameters(unit.model), "flops": flops(Tapped(unit.model), data.test.take(slice(0, 8)))}
+    kept = unit.deployed
+    return {"name": name, "parameters": parameters(kept.model), "flops": flops(kept, data.test.take(slice(0, 8)))}
 
 
 def _per_seed(units: list[Unit]) -> dict[str, list[float | None]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.align.taps import Tapped
 from limbeck.data.loader import Loader
+from limbeck.distiller import Distiller
 from limbeck.evaluation.cost import flops, parameters
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.progress import Silent
@@ -42,12 +43,9 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     """Look at data, shapes, sizes and the time of a step; forward and backward passes are timed on nets that are thrown away."""
     worker_steps = _steps(recipe, parts, data)
     teacher, student = parts.teacher.build(data.spec), parts.student.build(data.spec)
-    objective = arms[-1].objective()
-    guide, learner = Single(teacher), Tapped(student, objective.student_taps)
-    batch = next(iter(Loader(parts.data, data.splits.train, batch_size=recipe.batch_size, seed=0, labels=data.labels).epoch(0)))
-    from limbeck.distiller import Distiller
-
-    distiller = Distiller(student, guide, objective)
+    loader = Loader(parts.data, data.splits.train, batch_size=recipe.batch_size, seed=0, labels=data.labels)
+    batch = next(iter(loader.epoch(0)))
+    distiller = Distiller(student, Single(teacher), arms[-1].objective()).build(loader)
     distiller.check(batch)
     step_s, activations = _measure(distiller, batch)
     teacher_steps, student_steps = worker_steps
@@ -58,15 +56,15 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     counts = ", ".join(f"{count} {name}" for name, count in data.splits.counts.items())
     flipped = "" if data.clean is None else f", {int((~data.clean[data.splits.train]).sum())} training labels are wrong"
     with torch.no_grad():
-        shape = list(learner.eval()(batch).logits.shape)
+        shape = list(Tapped(student.eval())(batch).logits.shape)
     lines = (
         f"recipe     {recipe.name}: nothing is trained and nothing written",
         f"data       {parts.data.name}: {counts}{flipped}",
         f"shapes     a batch is {list(batch.inputs.shape)}, logits are {shape}",
         f"teacher    {parts.teacher!r}: {parameters(teacher):,} parameters, {flops(Tapped(teacher), batch):,} FLOPs a sample",
         f"student    {parts.student!r}: {parameters(student):,} parameters, {flops(Tapped(student), batch):,} FLOPs a sample",
-        f"objective  {objective!r}",
-        f"weighting  {recipe.weighting}, step {recipe.step}",
+        f"objective  {distiller.objective!r}",
+        f"weighting  {recipe.weighting}, balancer {recipe.balancer}, step {recipe.step}",
         f"arms       {', '.join(arm.title for arm in arms)}",
         f"steps      {recipe.seeds} seeds x ({teacher_steps} for the teacher + {len(arms)} x {student_steps} for the students)",
         f"memory     about {memory / 2**20:.0f} MB a step beside the data",

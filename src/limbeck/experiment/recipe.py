@@ -32,6 +32,7 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
     "student": ("models",),
     "objective": ("terms",),
     "weighting": ("weightings", "solvers", "terms"),
+    "balancer": ("balancers",),
     "step": ("steps", "weightings", "solvers", "terms", "optimizers"),
     "optimizer": ("optimizers",),
     "teacher_optimizer": ("optimizers",),
@@ -43,13 +44,14 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What a recipe names, made. The weighting and the step have state of their own: call for a fresh one per seed and arm."""
+    """What a recipe names, made. Weighting, balancer and step have state of their own: call for a fresh one per seed and arm."""
 
     data: Source
     teacher: Architecture
     student: Architecture
     objective: Objective
     weighting: Callable[[], object]
+    balancer: Callable[[], object]
     step: Callable[[], object]
     optimizer: OptimizerSpec
     teacher_optimizer: OptimizerSpec
@@ -69,6 +71,7 @@ class Recipe(BaseModel):
         teacher_weights: A .safetensors file; None trains the teacher first.
         objective: The sum of terms.
         weighting: How much each sample counts.
+        balancer: Factors on the coefficients of the objective, set anew at every step.
         step: Which nets are updated, and in which order.
         optimizer: Of the student.
         teacher_optimizer: Of the teacher; None takes the student's.
@@ -101,6 +104,7 @@ class Recipe(BaseModel):
     teacher_weights: str | None = None
     objective: str = "KD(T=4) * 0.7 + CE() * 0.3"
     weighting: str = "InfluenceWeighting()"
+    balancer: str = "Static()"
     step: str = "Student()"
     optimizer: str = "SGD(lr=0.05, momentum=0.9)"
     teacher_optimizer: str
@@ -197,13 +201,14 @@ class Recipe(BaseModel):
                 f"teacher_weights: there is no file {weights}; give a .safetensors file, or leave it out to train the teacher."
             )
         made = self.expressions()
-        single = {key: made[key].build() for key in made if key not in {"weighting", "step"}}
+        single = {key: made[key].build() for key in made if key not in {"weighting", "balancer", "step"}}
         return Parts(
             data=cast("Source", single["data"]),
             teacher=cast("Architecture", single["teacher"]),
             student=cast("Architecture", single["student"]),
             objective=as_objective(cast("Objective", single["objective"])),
             weighting=made["weighting"].build,
+            balancer=made["balancer"].build,
             step=made["step"].build,
             optimizer=cast("OptimizerSpec", single["optimizer"]),
             teacher_optimizer=cast("OptimizerSpec", single["teacher_optimizer"]),

@@ -43,11 +43,12 @@ def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.
         warnings.simplefilter("ignore", UserWarning)
         step = arm.step()
         model, guide = parts.student.build(data.spec), Single(deepcopy(teacher), trained=step.trains_teacher)
-        distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting())
+        loader = loader_for(recipe, parts, data, data.splits.train)
+        distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting(), balancer=arm.balancer()).build(loader)
         fit(
             distiller,
-            loader_for(recipe, parts, data, data.splits.train),
-            parts.optimizer.build([*model.parameters(), *distiller.objective.parameters()]),
+            loader,
+            parts.optimizer.build(distiller.trained()),
             steps=1,
             queries=data.queries,
             step=Student() if isinstance(step, Offline) else step,

@@ -152,8 +152,11 @@ def _write(
     files.write_lines(folder / files.METRICS, rows)
     files.write_table(folder / files.SAMPLES, table)
     files.write_json(folder / files.GALLERY, outcome.gallery(source, table))
-    files.write_model(folder / files.STUDENT, kept.students[main].model)
+    student = kept.students[main]
+    files.write_model(folder / files.STUDENT, student.model)
     files.write_model(folder / files.TEACHER, kept.guide(main))
+    if student.objective is not None and student.objective.state_dict():
+        files.write_model(folder / files.OBJECTIVE, student.objective)
     write_whole(folder / files.CARD, outcome.card(recipe, content).encode())
     files.write_json(folder / files.TIMINGS, outcome.timings(done, arms))
     files.write_json(folder / files.RESULT, content)

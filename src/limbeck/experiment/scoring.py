@@ -5,18 +5,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from limbeck.align.taps import Tapped
 from limbeck.core.errors import RunError, UsageError
 from limbeck.data.loader import Loader
 from limbeck.data.validity import check
+from limbeck.distiller import Distiller
 from limbeck.experiment import folder as files
 from limbeck.experiment.arms import arms_of
 from limbeck.experiment.progress import Progress, Silent
 from limbeck.experiment.recipe import load
-from limbeck.experiment.unit import seeded
+from limbeck.experiment.unit import loader_for, scored, seeded
 from limbeck.influence.curvature.solver import Solver
 from limbeck.influence.scores import score
-from limbeck.influence.task import Distillation
 from limbeck.teachers.single import Single
 
 
@@ -47,18 +46,19 @@ def score_run(
     main = arms_of(recipe, parts)[-1]
     data = seeded(recipe, parts, int(str(content["kept_seed"])))
     student, teacher = parts.student.build(data.spec), parts.teacher.build(data.spec)
+    distiller = Distiller(student, Single(teacher), main.objective()).build(loader_for(recipe, parts, data, data.splits.train))
     try:
         student.load_state_dict(load_file(folder / files.STUDENT))
         teacher.load_state_dict(load_file(folder / files.TEACHER))
+        if distiller.objective.state_dict():
+            distiller.objective.load_state_dict(load_file(folder / files.OBJECTIVE))
     except Exception as error:
         raise RunError(f"score: the weights in {folder} cannot be read ({type(error).__name__}); run the recipe anew.") from error
-    objective = main.objective()
-    task = Distillation(objective, Single(teacher) if "teacher" in objective.needs else None)
     rows = data.splits.train
     loader = Loader(parts.data, rows, batch_size=256, seed=0, labels=data.labels, shuffle=False, drop_last=False)
     progress.start(1)
     progress.unit("scoring", len(rows))
-    tapped = Tapped(student, objective.student_taps)
+    tapped, task = scored(distiller.objective, student, teacher)
     found = score(tapped, task, list(loader.epoch(0)), [data.queries], solver, seed=data.seed, on_batch=progress.advance)
     progress.done()
     rank = torch.empty(len(rows), dtype=torch.int64)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
+from limbeck.core.objective import Objective
 from limbeck.data.loader import Loader, whole
 from limbeck.data.splits import Splits, split
 from limbeck.distiller import Distiller
@@ -23,6 +24,7 @@ from limbeck.experiment.arms import Arm, labels_only
 from limbeck.experiment.logbook import Advance, Logbook, SampleTracker, answers, figures_of
 from limbeck.experiment.progress import Progress
 from limbeck.experiment.recipe import Parts, Recipe
+from limbeck.influence.task import Distillation
 from limbeck.models.spec import Architecture, DataSpec
 from limbeck.teachers.single import Single
 from limbeck.training.checkpoint import Keeper
@@ -106,7 +108,7 @@ class Unit:
     """What a finished unit left behind.
 
     Args:
-        model: The trained net.
+        model: The trained net, as the recipe names it.
         figures: On the test split.
         rows: For metrics.jsonl.
         events: For result.json.
@@ -114,6 +116,7 @@ class Unit:
         samples: Last and mean weight by identity, [N] each.
         teacher_after: Test accuracy of the teacher after a step that updates it.
         own_teacher: That teacher; None where the step leaves the seed's teacher as it is.
+        objective: The terms with their trained parts; None for a teacher that was read.
     """
 
     model: nn.Module
@@ -124,6 +127,20 @@ class Unit:
     samples: dict[str, Tensor]
     teacher_after: float | None = None
     own_teacher: nn.Module | None = None
+    objective: Objective | None = None
+
+    @property
+    def deployed(self) -> Tapped:
+        """The net to be used: the model itself, or what the objective makes of it."""
+        return Tapped(self.model if self.objective is None else self.objective.deploy(self.model))
+
+
+def scored(objective: Objective, student: nn.Module, teacher: nn.Module) -> tuple[Tapped, Distillation]:
+    """A finished student and the losses that its training samples are scored by; trained parts of the terms stand still."""
+    guide = Single(teacher) if "teacher" in objective.needs else None
+    if guide is not None and objective.teacher_taps:
+        guide.tap(objective.teacher_taps)
+    return Tapped(student, objective.student_taps), Distillation(objective.eval(), guide)
 
 
 @dataclass(frozen=True)
@@ -175,7 +192,7 @@ class Worker:
         model = architecture.build(data.spec)
         if (self.home / f"{name}.json").exists():
             self.progress.advance(steps)
-            return self._finished(name, model, data.spec)
+            return self._finished(name, self._distiller(arm, data, model, teacher))
         every = self.recipe.checkpoint_every
         keeper = Keeper(self.home / f"{name}.pt", every, PAUSE_S if every == 0 else 0.0)  # who names a number means it
         with warnings.catch_warnings(record=True) as said:
@@ -197,10 +214,7 @@ class Worker:
     ) -> Unit:
         recipe, spec = self.recipe, self.parts.optimizer if arm.name != TEACHER else self.parts.teacher_optimizer
         step, began = arm.step(), time.perf_counter()
-        guide = None if teacher is None else Single(deepcopy(teacher), trained=step.trains_teacher)
-        distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting())
-        rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
-        loader = loader_for(recipe, self.parts, data, rows)
+        distiller, loader = self._distiller(arm, data, model, teacher)
         labels = {"seed": data.seed, "arm": arm.name}
         log = Logbook(labels, len(loader), data.validation.to(self.engine.device), data.clean, said)
         tracker = SampleTracker(len(self.parts.data))
@@ -208,7 +222,7 @@ class Worker:
         fit(
             distiller,
             loader,
-            spec.build([*model.parameters(), *distiller.objective.parameters()]),
+            spec.build(distiller.trained()),
             steps=steps,
             queries=data.queries,
             step=step,
@@ -223,13 +237,22 @@ class Worker:
         )
         return self._unit_of(distiller, data, log, tracker, moved=step.trains_teacher, seconds=time.perf_counter() - began)
 
+    def _distiller(self, arm: Arm, data: Seeded, model: nn.Module, teacher: nn.Module | None) -> tuple[Distiller, Loader]:
+        """All parts of an arm's training, put together, with the batches that it trains on."""
+        guide = None if teacher is None else Single(deepcopy(teacher), trained=arm.step().trains_teacher)
+        distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting(), balancer=arm.balancer())
+        rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
+        loader = loader_for(self.recipe, self.parts, data, rows)
+        return distiller.build(loader), loader
+
     def _unit_of(
         self, distiller: Distiller, data: Seeded, log: Logbook, tracker: SampleTracker, *, moved: bool, seconds: float
     ) -> Unit:
         """The finished training as a unit, with its figures on validation and test."""
         test, guide = data.test.to(self.engine.device), distiller.teacher
-        found = figures_of(distiller.student, test, None if guide is None else answers(guide, test))
-        validation = figures_of(distiller.student, log.validation).accuracy
+        kept = distiller.deployed()
+        found = figures_of(kept, test, None if guide is None else answers(guide, test))
+        validation = figures_of(kept, log.validation).accuracy
         after = figures_of(guide, test).accuracy if guide is not None and moved else None
         return Unit(
             model=distiller.student.model.cpu(),
@@ -240,6 +263,7 @@ class Worker:
             samples={"last": tracker.last, "mean": tracker.mean},
             teacher_after=after,
             own_teacher=guide.tapped.model.cpu() if isinstance(guide, Single) and moved else None,
+            objective=distiller.objective.cpu(),
         )
 
     def _keep(self, name: str, unit: Unit) -> None:
@@ -247,21 +271,28 @@ class Worker:
         files.write_model(self.home / f"{name}.safetensors", unit.model)
         if unit.own_teacher is not None:
             files.write_model(self.home / f"{name}-teacher.safetensors", unit.own_teacher)
+        if unit.objective is not None and unit.objective.state_dict():
+            files.write_model(self.home / f"{name}-objective.safetensors", unit.objective)
         if unit.samples:
             files.write_table(self.home / f"{name}.parquet", {key: part.tolist() for key, part in unit.samples.items()})
         plain = {"figures": unit.figures, "rows": unit.rows, "events": unit.events, "seconds": unit.seconds}
         files.write_json(self.home / f"{name}.json", {**plain, "teacher_after": unit.teacher_after})
         (self.home / f"{name}.pt").unlink(missing_ok=True)
 
-    def _finished(self, name: str, model: nn.Module, spec: DataSpec) -> Unit:
+    def _finished(self, name: str, made: tuple[Distiller, Loader]) -> Unit:
         import pyarrow.parquet as pq
 
+        distiller, model = made[0], made[0].student.model
+        if distiller.objective.state_dict():
+            distiller.objective.load_state_dict(load_file(self.home / f"{name}-objective.safetensors"))
         kept: dict[str, Any] = files.read_json(self.home / f"{name}.json")
         model.load_state_dict(load_file(self.home / f"{name}.safetensors"))
         table = pq.read_table(self.home / f"{name}.parquet")
         samples = {key: torch.tensor(table[key].to_pylist()) for key in table.column_names}
         own = None
         if kept["teacher_after"] is not None:
-            own = self.parts.teacher.build(spec)
+            assert isinstance(distiller.teacher, Single)
+            own = distiller.teacher.tapped.model
             own.load_state_dict(load_file(self.home / f"{name}-teacher.safetensors"))
-        return Unit(model, kept["figures"], kept["rows"], kept["events"], kept["seconds"], samples, kept["teacher_after"], own)
+        plain = (kept["figures"], kept["rows"], kept["events"], kept["seconds"])
+        return Unit(model, *plain, samples, kept["teacher_after"], own, distiller.objective)
