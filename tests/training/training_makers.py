@@ -117,7 +117,7 @@ def parts(
         student, Single(teacher, trained=trained), half_and_half() if objective is None else objective, weighting=weights
     )
     loader = Loader(source, torch.arange(ROWS), batch_size=batch, seed=3, labels=source.labels)
-    optimizer = torch.optim.SGD(student.parameters(), lr=lr, momentum=momentum)
+    optimizer = torch.optim.SGD(distiller.build(loader).trained(), lr=lr, momentum=momentum)
     assert source.truth is not None
     queries = whole(source, torch.tensor(QUERIES), source.truth)
     return Parts(distiller, loader, optimizer, queries, source.labels == source.truth)
