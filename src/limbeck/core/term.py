@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -59,6 +59,8 @@ class Term(nn.Module, ABC):
     A term that couples the samples of a batch returns each anchor's share, so that the mean is the paper's loss; a token
     term returns the masked mean over a sample's tokens. Terms know nothing of weights, of coefficients or of each other.
 
+    Attributes are set on the class; a term that wraps others takes over theirs when it is made.
+
     Attributes:
         needs: What must be there: checked before training starts.
         coupled: Whether a sample's value depends on other samples of the batch (relational and contrastive terms).
@@ -68,11 +70,11 @@ class Term(nn.Module, ABC):
         deploys: Whether `deploy` gives another net than the student itself (heads that inference needs).
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    coupled: ClassVar[bool] = False
-    builds: ClassVar[bool] = False
-    remembers: ClassVar[bool] = False
-    deploys: ClassVar[bool] = False
+    needs: frozenset[Need] = frozenset()
+    coupled: bool = False
+    builds: bool = False
+    remembers: bool = False
+    deploys: bool = False
     built: bool = False
 
     def build(self, scene: Scene) -> None:
