@@ -1,6 +1,7 @@
 """Puts student, teacher, objective, weights and balance together. Knows of no loop, no optimiser and no file."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -78,7 +79,7 @@ class Distiller(nn.Module):
             teacher.tap(self.objective.teacher_taps)
         self.weighting = Uniform() if weighting is None else weighting
         self.balancer = Static() if balancer is None else balancer
-        self.balancer.check(self.objective.names)
+        self.objective.factors = self.balancer.start(self.objective).to(self.objective.coefs)
 
     def build(self, loader: Loader) -> "Distiller":
         """Have the terms make their projectors, heads and banks, for the shapes of these nets and this data.
@@ -125,27 +126,46 @@ class Distiller(nn.Module):
         """The losses that influence is about."""
         return Distillation(self.objective, self.teacher)
 
-    def loss(self, views: Views, weights: Tensor, average: Callable[[Tensor], Tensor] | None = None) -> Loss:
+    def loss(
+        self,
+        views: Views,
+        weights: Tensor,
+        average: Callable[[Tensor], Tensor] | None = None,
+        reference: Tensor | None = None,
+    ) -> Loss:
         """The one place where samples, terms and coefficients are summed up.
 
         Args:
             views: Both sides' outputs.
             weights: [B], detached.
             average: The mean of a tensor over all processes, so that all balance alike; None for one process.
+            reference: The scalar by which a balancer with `needs_queries` judges: the label loss on queries, with its graph.
         """
         values = self.objective(views)
         per_term = self.objective.coefs.to(values.dtype) * (values * weights.to(values.dtype)).mean(1)
-        losses, gramian = per_term.detach(), self._gramian(per_term, views)
-        if average is not None:
-            losses, gramian = average(losses), None if gramian is None else average(gramian)
-        factors = self.balancer.factors(losses, gramian).detach().to(values.dtype)
-        return Loss((factors * per_term).sum(), values, weights)
+        losses = per_term.detach() if average is None else average(per_term.detach())
+        factors = self.balancer.factors(losses, self._gramian(per_term, views, average, reference)).detach()
+        self.objective.factors = factors.to(self.objective.coefs)
+        return Loss((factors.to(values.dtype) * per_term).sum(), values, weights)
 
-    def _gramian(self, per_term: Tensor, views: Views) -> Tensor | None:
-        """The inner products of the terms' gradients, [K, K], at the level that the balancer asks for."""
-        level = self.balancer.level
-        if level == "none" or not per_term.requires_grad:
+    @contextmanager
+    def unbalanced(self) -> Iterator[None]:
+        """Losses taken inside leave no trace in the balancer: only the losses of steps that are made count."""
+        kept, factors = self.balancer.state(), self.objective.factors
+        try:
+            yield
+        finally:
+            self.balancer.load_state(kept)
+            self.objective.factors = factors
+
+    def _gramian(
+        self, per_term: Tensor, views: Views, average: Callable[[Tensor], Tensor] | None, reference: Tensor | None
+    ) -> Tensor | None:
+        """The inner products of the terms' gradients, [K, K], at the level that the balancer asks for; with the reference's last."""
+        level, judged = self.balancer.level, self.balancer.needs_queries
+        if level == "none" or not per_term.requires_grad or (judged and reference is None):
             return None
+        losses = [*per_term, reference] if judged and reference is not None else [*per_term]
         if level == "logits":
             where: list[Tensor] = [views.student.logits]
         elif level == "last_layer":
@@ -153,18 +173,24 @@ class Distiller(nn.Module):
         else:
             where = [part for part in self.student.parameters() if part.requires_grad]
         rows = []
-        for loss in per_term:
+        for loss in losses:
             slopes = torch.autograd.grad(loss, where, retain_graph=True, allow_unused=True)
             rows.append(
                 torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(where, slopes, strict=True)])
             )
         stacked = torch.stack(rows).double()
+        if average is None:
+            return stacked @ stacked.T
+        if level == "logits":  # every process has samples of its own, so that there is no common gradient to take the mean of
+            return average(stacked @ stacked.T)
+        stacked = average(stacked)
         return stacked @ stacked.T
 
     def forward(self, batch: Batch) -> Loss:
         """The unweighted loss of a batch, for looking at; training goes through `fit`, which also asks for the weights."""
         views = Views(self.student(batch), self.teach(batch), batch)
-        return self.loss(views, torch.ones(len(batch), device=views.student.logits.device))
+        with self.unbalanced():
+            return self.loss(views, torch.ones(len(batch), device=views.student.logits.device))
 
     def check(self, batch: Batch, labels: Tensor | None = None) -> None:
         """Run one batch through both sides and all terms before any work is lost; leaves everything as it was.

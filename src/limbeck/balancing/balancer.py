@@ -4,7 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor
+
+from limbeck.core.objective import Objective
 
 Level = Literal["none", "logits", "last_layer", "all"]
 
@@ -15,19 +18,22 @@ class Balancer(ABC):
     Attributes:
         level: What the Gramian is taken of: "none" for no Gramian, the student's "logits" (cheap; each sample's logits taken as
             free), the parameters of its "last_layer" (exact for that layer), or "all" its parameters (one backward per term).
+        needs_queries: Whether the Gramian has a last row and column more: the gradient of the label loss on the query set.
     """
 
     level: Level = "none"
+    needs_queries: bool = False
 
-    def check(self, names: list[str]) -> None:  # noqa: B027 - most balancers take any terms
-        """Refuse terms that the balancer cannot balance; called before any work.
+    def start(self, objective: Objective) -> Tensor:
+        """The factors before the first step, [K]; called once, before any work, and refuses what cannot be balanced.
 
         Args:
-            names: The terms' names, in the order of the objective.
+            objective: The terms to balance.
 
         Raises:
             UsageError: It needs another number of terms, or others.
         """
+        return torch.ones(len(objective.names))
 
     @abstractmethod
     def factors(self, losses: Tensor, gramian: Tensor | None) -> Tensor:
@@ -35,7 +41,8 @@ class Balancer(ABC):
 
         Args:
             losses: [K], each term's weighted mean over the samples, times its coefficient.
-            gramian: [K, K], the inner products of the gradients of `losses`; None where `level` is "none".
+            gramian: [K, K] float64, the inner products of the gradients of `losses` ([K + 1, K + 1] with queries); None where
+                `level` is "none" or there are no gradients. At level "logits" a common factor is open.
         """
 
     def figures(self) -> dict[str, float]:

@@ -19,16 +19,22 @@ class Objective(nn.Module):
     Args:
         parts: (coefficient, term) pairs. Coefficients are finite numbers.
 
-    Shapes: `forward` gives [K, B], one row per term, without the coefficients; `coefs` is [K].
+    Shapes: `forward` gives [K, B], one row per term, without the coefficients; `coefs` and `factors` are [K].
+
+    Attributes:
+        coefs: The user's coefficients.
+        factors: What a balancer multiplied them by last; 1 where nobody balances.
     """
 
     coefs: Tensor
+    factors: Tensor
 
     def __init__(self, parts: Sequence[tuple[float, Term]]) -> None:
         super().__init__()
         values = [finite(coef, f"{type(term).__name__}: its coefficient") for coef, term in parts]
         self.terms = nn.ModuleList([term for _, term in parts])
         self.register_buffer("coefs", torch.tensor(values, dtype=torch.float64), persistent=False)
+        self.register_buffer("factors", torch.ones(len(values), dtype=torch.float64), persistent=False)
 
     @property
     def parts(self) -> list[tuple[float, Term]]:
@@ -124,9 +130,11 @@ class Objective(nn.Module):
         return torch.stack(rows)
 
     def per_sample(self, views: Views) -> Tensor:
-        """The weighted sum over the terms, [B]: each sample's loss."""
+        """The weighted sum over the terms, [B]: each sample's loss, as the balance stood last."""
         values: Tensor = self(views)
-        return (self.coefs.to(values.dtype).unsqueeze(1) * values).sum(0)  # no matrix product: autocast would round it
+        return ((self.coefs * self.factors).to(values.dtype).unsqueeze(1) * values).sum(
+            0
+        )  # no matrix product: autocast would round it
 
     def __mul__(self, coef: float) -> Objective:
         return Objective([(own * coef, term) for own, term in self.parts])

@@ -1,11 +1,9 @@
 """Checkpoints that a run ends in the same bytes from: all state of a run in one file, written whole or not at all."""
 
 import io
-import os
 import time
 import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,30 +12,11 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import RunError
+from limbeck.core.files import write_whole as write_whole
 from limbeck.training.callback import Callback
 from limbeck.training.training import Training, Update
 
 VERSION = 1
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all: write beside it, flush to the disk, rename.
-
-    Raises:
-        RunError: The disk is full or the folder cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise RunError(f"could not write {path}: {error.strerror or error}; nothing half-written was left behind.") from error
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -126,6 +105,7 @@ def snapshot(training: Training, step: Update, callbacks: Sequence[Callback]) ->
         "optimizer": training.optimizer.state_dict(),
         "weighting": distiller.weighting.state(),
         "balancer": distiller.balancer.state(),
+        "factors": distiller.objective.factors,
         "step": step.state(),
         "callbacks": [callback.state() for callback in callbacks],
         "random": _random_state(),
@@ -149,6 +129,7 @@ def restore(state: dict[str, Any], training: Training, step: Update, callbacks: 
     training.optimizer.load_state_dict(state["optimizer"])
     distiller.weighting.load_state({name: part.to(training.engine.device) for name, part in state["weighting"].items()})
     distiller.balancer.load_state({name: part.to(training.engine.device) for name, part in state["balancer"].items()})
+    distiller.objective.factors = state["factors"].to(training.engine.device)
     step.load_state(state["step"])
     for callback, own in zip(callbacks, state["callbacks"], strict=True):
         callback.load_state(own)

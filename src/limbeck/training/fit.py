@@ -68,7 +68,7 @@ def fit(
     step, engine = step or Student(), engine or LocalEngine()
     steps = whole(epochs, "fit: epochs") * len(loader) if steps is None else whole(steps, "fit: steps")
     clip = None if clip is None else positive(clip, "fit: clip")
-    _check_parts(distiller, optimizer, accumulate)
+    _check_parts(distiller, optimizer, accumulate, queries)
     distiller.to(engine.device)
     queries = None if queries is None else queries.to(engine.device)
     distiller.check(read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device), loader.labels[loader.rows])
@@ -108,12 +108,15 @@ def fit(
     return training
 
 
-def _check_parts(distiller: Distiller, optimizer: Optimizer, accumulate: int) -> None:
+def _check_parts(distiller: Distiller, optimizer: Optimizer, accumulate: int, queries: Batch | None) -> None:
     """See that all that is to be trained is there and will be updated.
 
     Raises:
-        UsageError: A term's parts were never made, the optimiser leaves some out, or a balancer would see a part of a batch.
+        UsageError: A term's parts were never made, the optimiser leaves some out, or a balancer would see a part of a batch
+            or lacks its query set.
     """
+    if distiller.balancer.needs_queries and (queries is None or not len(queries)):
+        raise UsageError(f"fit: {distiller.balancer!r} needs a query set, but the run has none; pass queries=... to fit.")
     if accumulate > 1 and not isinstance(distiller.balancer, Static):
         raise UsageError(f"fit: {distiller.balancer!r} balances whole batches; use accumulate=1, or no balancer.")
     if distiller.objective.unbuilt:

@@ -18,7 +18,7 @@ from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.influence.gradients import at, inner_products
 from limbeck.influence.restoring import random_state, statistics_untouched
-from limbeck.influence.task import Forward
+from limbeck.influence.task import Forward, label_loss
 from limbeck.influence.vectors import Vector
 from limbeck.weighting.weighting import Step
 
@@ -221,6 +221,7 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
     elif weights is None and len(parts) > 1:
         weights = weigh(training, parts, peek_at(training, parts))
     average = None if engine.processes == 1 else lambda part: engine.gather(part.unsqueeze(0)).mean(0)
+    reference = reference_loss(training, len(batch)) if distiller.balancer.needs_queries else None
     total, values, seen = 0.0, [], []
     start = 0
     for number, part in enumerate(parts):
@@ -231,7 +232,7 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
             if weights is None:
                 weights = _own_weights(training, parts, views)
             with engine.autocast():
-                loss = distiller.loss(views, weights[start : start + len(part.batch)], average)
+                loss = distiller.loss(views, weights[start : start + len(part.batch)], average, reference)
             share = len(part.batch) / len(batch)
             engine.backward(loss.total * share if share < 1 else loss.total)
         start += len(part.batch)
@@ -248,6 +249,16 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
     terms = dict(zip(distiller.objective.names, means, strict=True))
     figures = distiller.weighting.figures() | distiller.balancer.figures()
     return Record(batch, total, terms, weights, distiller.weighting.last_scores(), figures), parts
+
+
+def reference_loss(training: Training, count: int) -> Tensor:
+    """The mean label loss on the next `count` of the query samples, in turn, with its graph; leaves no trace in the student."""
+    assert training.queries is not None
+    size = min(count, len(training.queries))
+    rows = (training.number * size + torch.arange(size, device=training.queries.index.device)) % len(training.queries)
+    student = training.distiller.student
+    with statistics_untouched(student), random_state(torch.get_rng_state()), training.engine.autocast():
+        return label_loss(student, training.queries.take(rows)).mean()
 
 
 def everyones(parts: list[Views], engine: Engine) -> Views:

@@ -69,6 +69,7 @@ class Offline:
             return
         student, optimizer = training.distiller.student, training.optimizer
         start, fresh = deepcopy(training.distiller.state_dict()), deepcopy(optimizer.state_dict())
+        balance, factors = training.distiller.balancer.state(), training.distiller.objective.factors
         first = len(loader) * self.epochs if self.epochs is not None else training.steps
         for number in range(first):
             if number % len(loader) == 0:
@@ -86,6 +87,8 @@ class Offline:
         self.scores[index] = phi
         training.distiller.load_state_dict(start)
         optimizer.load_state_dict(fresh)
+        training.distiller.balancer.load_state(balance)
+        training.distiller.objective.factors = factors
         training.number = 0
 
     def __call__(self, training: Training, batch: Batch) -> Record:
