@@ -161,7 +161,7 @@ class Distiller(nn.Module):
     def _gramian(
         self, per_term: Tensor, views: Views, average: Callable[[Tensor], Tensor] | None, reference: Tensor | None
     ) -> Tensor | None:
-        """The inner products of the terms' gradients, [K, K], at the level that the balancer asks for; with the reference's last."""
+        """The inner products of the terms' gradients, [K, K], and of the reference's, at the level that the balancer asks for."""
         level, judged = self.balancer.level, self.balancer.needs_queries
         if level == "none" or not per_term.requires_grad or (judged and reference is None):
             return None

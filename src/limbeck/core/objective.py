@@ -132,9 +132,8 @@ class Objective(nn.Module):
     def per_sample(self, views: Views) -> Tensor:
         """The weighted sum over the terms, [B]: each sample's loss, as the balance stood last."""
         values: Tensor = self(views)
-        return ((self.coefs * self.factors).to(values.dtype).unsqueeze(1) * values).sum(
-            0
-        )  # no matrix product: autocast would round it
+        coefs = (self.coefs * self.factors).to(values.dtype)
+        return (coefs.unsqueeze(1) * values).sum(0)  # no matrix product: autocast would round it
 
     def __mul__(self, coef: float) -> Objective:
         return Objective([(own * coef, term) for own, term in self.parts])

@@ -196,10 +196,9 @@ def peek_at(training: Training, parts: list[Part], parameters: Vector | None = N
     student = training.distiller.student
     forward: Forward = student if parameters is None else at(student, parameters)
     rows = []
-    with torch.no_grad(), statistics_untouched(student):
-        for part in parts:
-            with random_state(part.rng):
-                rows.append(part_loss(training, part)(forward, part.batch))
+    for part in parts:
+        with torch.no_grad(), statistics_untouched(student), random_state(part.rng):
+            rows.append(part_loss(training, part)(forward, part.batch))
     return torch.cat(rows)
 
 
@@ -222,8 +221,7 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         weights = weigh(training, parts, peek_at(training, parts))
     average = None if engine.processes == 1 else lambda part: engine.gather(part.unsqueeze(0)).mean(0)
     reference = reference_loss(training, len(batch)) if distiller.balancer.needs_queries else None
-    total, values, seen = 0.0, [], []
-    start = 0
+    total, start, values, seen = 0.0, 0, [], []
     for number, part in enumerate(parts):
         context = engine.local(training.student) if number < len(parts) - 1 else nullcontext()
         with context, random_state(part.rng) if len(parts) > 1 else nullcontext():
@@ -254,11 +252,10 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
 def reference_loss(training: Training, count: int) -> Tensor:
     """The mean label loss on the next `count` of the query samples, in turn, with its graph; leaves no trace in the student."""
     assert training.queries is not None
-    size = min(count, len(training.queries))
-    rows = (training.number * size + torch.arange(size, device=training.queries.index.device)) % len(training.queries)
-    student = training.distiller.student
+    student, queries = training.distiller.student, training.queries
+    rows = (training.number * count + torch.arange(min(count, len(queries)), device=queries.index.device)) % len(queries)
     with statistics_untouched(student), random_state(torch.get_rng_state()), training.engine.autocast():
-        return label_loss(student, training.queries.take(rows)).mean()
+        return label_loss(student, queries.take(rows)).mean()
 
 
 def everyones(parts: list[Views], engine: Engine) -> Views:
