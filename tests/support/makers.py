@@ -1,13 +1,15 @@
 """What tests of several rooms are made of: the reference tensors of the method sheets, batches, views, a coupled term."""
 
-from typing import final
+from collections.abc import Iterator
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
+from limbeck.align.taps import PENULTIMATE
 from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs, Views
-from limbeck.core.term import Term
+from limbeck.core.term import Scene, Term
 
 STUDENT = torch.tensor([[1, 0.2, -0.5, 0.3], [-0.1, 0.8, 0.4, -0.9], [0.4, -0.2, 0.1, 1.1]], dtype=torch.float64)
 TEACHER = torch.tensor([[2, 0.5, -1, 1], [0.3, 1.2, 1.5, -1], [-0.5, 0.3, 0.9, 1.8]], dtype=torch.float64)
@@ -48,6 +50,44 @@ def token_views(seed: int = 0, rows: int = 6, length: int = 4, classes: int = 5)
     counted = torch.arange(rows) % length + 1
     mask = torch.arange(length) < counted.unsqueeze(1)
     return views(student, teacher, labels(rows, length, classes=classes, seed=seed), mask)
+
+
+FeatureKind = Literal["maps", "vectors", "tokens"]
+
+
+def featured(student: dict[str, Tensor], teacher: dict[str, Tensor], *, classes: int = 3, seed: int = 0) -> Views:
+    """Views with these features, random logits and labels that name every class in turn."""
+    rows = len(next(iter(student.values())))
+    own, other = (Outputs(normal(rows, classes, seed=seed + k), part) for k, part in ((5, student), (6, teacher)))
+    batch = Batch(torch.zeros(rows, 1, dtype=torch.float64), torch.arange(rows) % classes, torch.arange(rows))
+    return Views(own, other, batch)
+
+
+def feature_views(kind: FeatureKind, seed: int = 0, rows: int = 9) -> Views:
+    """Three stages, `layer1` to `layer3`, and `penultimate` on both sides, of other widths (and, in places, other map sizes)."""
+    shapes: dict[FeatureKind, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = {
+        "maps": ([(2, 4, 4), (3, 2, 2), (4, 2, 2), (5,)], [(2, 4, 4), (4, 4, 4), (6, 2, 2), (7,)]),
+        "vectors": ([(5,), (5,), (5,), (5,)], [(7,), (7,), (7,), (7,)]),
+        "tokens": ([(3, 4), (3, 4), (3, 4), (4,)], [(3, 6), (3, 6), (3, 6), (6,)]),
+    }
+    names = ["layer1", "layer2", "layer3", PENULTIMATE]
+    student, teacher = (
+        {name: normal(rows, *shape, seed=seed + 10 * side + k) for k, (name, shape) in enumerate(zip(names, part, strict=True))}
+        for side, part in enumerate(shapes[kind])
+    )
+    return featured(student, teacher, seed=seed)
+
+
+def scene(both: Views) -> Scene:
+    """The scene of a run whose training set is this one batch."""
+    assert both.batch.targets is not None
+
+    def taught() -> Iterator[tuple[Batch, Outputs]]:
+        assert both.teacher is not None
+        yield both.batch, both.teacher
+
+    few = take(both, slice(0, 4))
+    return Scene(few, both.student.logits.shape[-1], both.batch.index, both.batch.targets, taught)
 
 
 def take(both: Views, rows: Tensor | slice) -> Views:

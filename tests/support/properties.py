@@ -1,11 +1,17 @@
-"""Properties that every term has, under the names of STYLE: each takes a term and views and fails with an assertion."""
+"""Properties that every term has, under the names of STYLE: each takes a term and views and fails with an assertion.
+
+What belongs to the student, its logits and its features, is handed over as a list of tensors to differentiate in. Random
+numbers (dropout, drawn negatives) are the same in every evaluation, as they are where influence looks.
+"""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from limbeck.core.outputs import Outputs, Views
@@ -14,27 +20,76 @@ from limbeck.influence.gradients import forward_rules
 from support.makers import generator, take
 
 
-def at_logits(term: Term, views: Views, logits: Tensor) -> Tensor:
-    """The term with other student logits."""
-    value: Tensor = term(replace(views, student=replace(views.student, logits=logits)))
+def parts_of(outputs: Outputs) -> list[Tensor]:
+    """Logits and features."""
+    return [outputs.logits, *outputs.features.values()]
+
+
+def of_parts(outputs: Outputs, parts: Sequence[Tensor]) -> Outputs:
+    """The outputs with other logits and features, in the order of `parts_of`."""
+    return Outputs(parts[0], dict(zip(outputs.features, parts[1:], strict=True)))
+
+
+def leaves_of(outputs: Outputs) -> list[Tensor]:
+    """Logits and features to differentiate in."""
+    return [part.clone().requires_grad_() for part in parts_of(outputs)]
+
+
+def value_of(term: Term, views: Views) -> Tensor:
+    """The term, with the same random numbers each time."""
+    torch.manual_seed(0)
+    value: Tensor = term(views)
     return value
 
 
+def at(term: Term, views: Views, parts: Sequence[Tensor]) -> Tensor:
+    """The term with other student logits and features."""
+    return value_of(term, replace(views, student=of_parts(views.student, parts)))
+
+
+def gradients(value: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The sum's gradients in those that it depends on."""
+    return [g for g in torch.autograd.grad(value.sum(), leaves, allow_unused=True) if g is not None]
+
+
+class Held(TorchFunctionMode):
+    """What a term detaches keeps its value of the first evaluation: finite differences then see what derivatives leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[Tensor] = []
+        self.turn = 0
+
+    def __enter__(self) -> "Held":
+        self.turn = 0
+        super().__enter__()
+        return self
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if func is not Tensor.detach:
+            return result
+        if self.turn == len(self.values):
+            self.values.append(result.clone())
+        self.turn += 1
+        return self.values[self.turn - 1]
+
+
 def assert_per_sample(term: Term, views: Views) -> None:
-    """One finite value per sample, and a gradient for the student only."""
-    student = views.student.logits.clone().requires_grad_()
-    value = at_logits(term, views, student)
+    """One finite value per sample, and a finite gradient for something that is the student's."""
+    leaves = leaves_of(views.student)
+    value = at(term, views, leaves)
     assert value.shape == (len(views.batch),)
     assert torch.isfinite(value).all()
-    value.sum().backward()
-    assert student.grad is not None
-    assert torch.isfinite(student.grad).all()
+    slopes = gradients(value, leaves)
+    assert slopes
+    assert all(torch.isfinite(slope).all() for slope in slopes)
 
 
 def assert_permutation_equivariant(term: Term, views: Views) -> None:
     """Samples in another order give the same values in that order."""
     order = torch.randperm(len(views.batch), generator=generator(0))
-    assert_close(term(take(views, order)), term(views)[order])
+    assert_close(value_of(term, take(views, order)), value_of(term, views)[order])
 
 
 def assert_sum_of_split_batches(term: Term, views: Views) -> None:
@@ -42,71 +97,102 @@ def assert_sum_of_split_batches(term: Term, views: Views) -> None:
     if term.coupled:
         return
     middle = len(views.batch) // 3
-    parts = [term(take(views, slice(0, middle))), term(take(views, slice(middle, None)))]
-    assert_close(torch.cat(parts), term(views), rtol=1e-12, atol=1e-12)
+    parts = [value_of(term, take(views, slice(0, middle))), value_of(term, take(views, slice(middle, None)))]
+    assert_close(torch.cat(parts), value_of(term, views), rtol=1e-12, atol=1e-12)
 
 
-def assert_finite_at_extreme_logits(term: Term, views: Views) -> None:
-    """Logits of +-10,000 in half, brain and single precision give finite values and gradients, evaluated in float32."""
+def assert_finite_at_extreme_numbers(term: Term, views: Views) -> None:
+    """Numbers of +-10,000 in half, brain and single precision give finite values and gradients, evaluated in float32."""
     assert views.teacher is not None
+    term = copy.deepcopy(term).float()
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
-        student = (views.student.logits.sign() * 1e4).to(dtype).requires_grad_()
-        teacher = Outputs((views.teacher.logits.sign() * -1e4).to(dtype))
-        value = at_logits(term, replace(views, teacher=teacher), student)
+        student = [(part.sign() * 1e4).to(dtype).requires_grad_() for part in parts_of(views.student)]
+        teacher = views.teacher.map(lambda part, dtype=dtype: (part.sign() * -1e4).to(dtype))
+        value = at(term, replace(views, teacher=teacher), student)
         assert value.dtype == torch.float32
         assert torch.isfinite(value).all()
-        (gradient,) = torch.autograd.grad(value.sum(), student)
-        assert torch.isfinite(gradient).all()
+        assert all(torch.isfinite(slope).all() for slope in gradients(value, student))
 
 
 def assert_gradcheck(term: Term, views: Views) -> None:
-    """Backward, forward and second derivatives in the student's logits are those of finite differences."""
+    """Backward, forward and second derivatives in what is the student's are those of differences, what is detached held."""
     forward_rules()
-    views = take(views, slice(0, 3))
-    student = views.student.logits.clone().requires_grad_()
-    assert gradcheck(lambda s: at_logits(term, views, s), student, check_forward_ad=True)
-    assert gradgradcheck(lambda s: at_logits(term, views, s), student, fast_mode=True)
+    few, held = take(views, slice(0, 3)), Held()
+    leaves = leaves_of(few.student)
+
+    def value(*parts: Tensor) -> Tensor:
+        with held:
+            return at(term, few, parts)
+
+    value(*leaves)
+    assert gradcheck(value, leaves, check_forward_ad=True, fast_mode=len(leaves) > 1)
+    assert gradgradcheck(value, leaves, fast_mode=True)
 
 
 def assert_zero_at_teacher(term: Term, views: Views) -> None:
-    """A term that knows the teacher only is 0 for every sample, and flat, when the student equals the teacher; never below 0."""
-    if term.needs - {"teacher", "teacher_features", "student_features"} or views.teacher is None:
+    """A term that knows the teacher only is 0 for every sample, and flat, when the student equals the teacher; never below 0.
+
+    Where trained parts stand between the two sides there is no such point.
+    """
+    if term.needs - {"teacher", "teacher_features", "student_features"} or views.teacher is None or term.builds:
         return
-    assert (term(views) >= 0).all()
-    student = views.teacher.logits.clone().requires_grad_()
-    value = at_logits(term, views, student)
+    assert (value_of(term, views) >= -1e-12).all()
+    leaves = leaves_of(views.teacher)
+    value = value_of(term, replace(views, student=of_parts(views.teacher, leaves)))
     assert_close(value, torch.zeros_like(value), rtol=0, atol=1e-12)
-    (gradient,) = torch.autograd.grad(value.sum(), student)
-    assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
+    for slope in gradients(value, leaves):
+        assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-12)
 
 
 def assert_state_round_trips(term: Term, views: Views) -> None:
-    """All that a term keeps is in its state: a blank twin that loads it gives the same values."""
-    wanted = copy.deepcopy(term)(views)
+    """All that a term keeps is in its state, after a remembered step too: a blank twin that loads it gives the same values."""
+    term = copy.deepcopy(term)
+    if term.remembers:
+        term.remember(replace(views, student=views.student.detach()))
     twin = copy.deepcopy(term)
     for part in twin.state_dict().values():
         part.zero_()
     twin.load_state_dict(term.state_dict())
-    assert torch.equal(twin(views), wanted)
+    assert torch.equal(value_of(twin, views), value_of(term, views))
+
+
+def assert_parts_are_trained(term: Term, views: Views) -> None:
+    """Every trainable parameter of a term gets a finite gradient."""
+    trained = term.trained()
+    if not trained:
+        return
+    for slope in torch.autograd.grad(value_of(term, views).sum(), trained, allow_unused=True):
+        assert slope is not None
+        assert torch.isfinite(slope).all()
+
+
+def assert_evaluation_changes_nothing(term: Term, views: Views) -> None:
+    """In evaluation mode nothing that a term keeps moves: memory is for `remember`."""
+    term = copy.deepcopy(term).eval()
+    kept = copy.deepcopy(term.state_dict())
+    value_of(term, views)
+    assert all(torch.equal(part, kept[name]) for name, part in term.state_dict().items())
 
 
 def assert_views_untouched(term: Term, views: Views) -> None:
-    """Neither logits nor batch are changed in place."""
+    """Neither logits nor features are changed in place."""
     kept = copy.deepcopy(views)
-    term(views)
-    assert torch.equal(views.student.logits, kept.student.logits)
+    value_of(term, views)
     assert views.teacher is not None
     assert kept.teacher is not None
-    assert torch.equal(views.teacher.logits, kept.teacher.logits)
+    for now, before in ((views.student, kept.student), (views.teacher, kept.teacher)):
+        assert all(torch.equal(a, b) for a, b in zip(parts_of(now), parts_of(before), strict=True))
 
 
 PROPERTIES = [
     assert_per_sample,
     assert_permutation_equivariant,
     assert_sum_of_split_batches,
-    assert_finite_at_extreme_logits,
+    assert_finite_at_extreme_numbers,
     assert_gradcheck,
     assert_zero_at_teacher,
     assert_state_round_trips,
+    assert_parts_are_trained,
+    assert_evaluation_changes_nothing,
     assert_views_untouched,
 ]
