@@ -17,6 +17,25 @@ _PLACES: Mapping[str, str] = {
     # terms
     "CE": "limbeck.losses.labels.ce:CE",
     "KD": "limbeck.losses.logits.kd:KD",
+    "DKD": "limbeck.losses.logits.dkd:DKD",
+    "AEKT": "limbeck.losses.logits.aekt:AEKT",
+    "DIST": "limbeck.losses.logits.dist:DIST",
+    "WSLD": "limbeck.losses.logits.wsld:WSLD",
+    "MLKD": "limbeck.losses.logits.mlkd:MLKD",
+    "CTKD": "limbeck.losses.logits.ctkd:CTKD",
+    "PLD": "limbeck.losses.logits.pld:PLD",
+    "Standardised": "limbeck.losses.logits.standardised:Standardised",
+    "OFA": "limbeck.losses.logits.ofa:OFA",
+    "BinaryKL": "limbeck.losses.logits.binarykl:BinaryKL",
+    "BinaryKLNorm": "limbeck.losses.logits.binaryklnorm:BinaryKLNorm",
+    "BDKD": "limbeck.losses.logits.bdkd:BDKD",
+    "ReverseKL": "limbeck.losses.logits.reversekl:ReverseKL",
+    "JSD": "limbeck.losses.logits.jsd:JSD",
+    "SkewKL": "limbeck.losses.logits.skewkl:SkewKL",
+    "SkewReverseKL": "limbeck.losses.logits.skewreversekl:SkewReverseKL",
+    "TotalVariation": "limbeck.losses.logits.totalvariation:TotalVariation",
+    "AlphaDivergence": "limbeck.losses.logits.alphadivergence:AlphaDivergence",
+    "VirtualTeacher": "limbeck.losses.logits.virtualteacher:VirtualTeacher",
     # data
     "InMemory": "limbeck.data.source:InMemory",
     "Source": "limbeck.data.source:Source",
@@ -158,7 +177,26 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.influence.task import Supervised as Supervised
     from limbeck.influence.task import Task as Task
     from limbeck.losses.labels.ce import CE as CE
+    from limbeck.losses.logits.aekt import AEKT as AEKT
+    from limbeck.losses.logits.alphadivergence import AlphaDivergence as AlphaDivergence
+    from limbeck.losses.logits.bdkd import BDKD as BDKD
+    from limbeck.losses.logits.binarykl import BinaryKL as BinaryKL
+    from limbeck.losses.logits.binaryklnorm import BinaryKLNorm as BinaryKLNorm
+    from limbeck.losses.logits.ctkd import CTKD as CTKD
+    from limbeck.losses.logits.dist import DIST as DIST
+    from limbeck.losses.logits.dkd import DKD as DKD
+    from limbeck.losses.logits.jsd import JSD as JSD
     from limbeck.losses.logits.kd import KD as KD
+    from limbeck.losses.logits.mlkd import MLKD as MLKD
+    from limbeck.losses.logits.ofa import OFA as OFA
+    from limbeck.losses.logits.pld import PLD as PLD
+    from limbeck.losses.logits.reversekl import ReverseKL as ReverseKL
+    from limbeck.losses.logits.skewkl import SkewKL as SkewKL
+    from limbeck.losses.logits.skewreversekl import SkewReverseKL as SkewReverseKL
+    from limbeck.losses.logits.standardised import Standardised as Standardised
+    from limbeck.losses.logits.totalvariation import TotalVariation as TotalVariation
+    from limbeck.losses.logits.virtualteacher import VirtualTeacher as VirtualTeacher
+    from limbeck.losses.logits.wsld import WSLD as WSLD
     from limbeck.models.from_timm import Timm as Timm
     from limbeck.models.from_torchvision import Torchvision as Torchvision
     from limbeck.models.mlp import MLP as MLP

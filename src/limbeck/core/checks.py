@@ -49,6 +49,17 @@ def fraction(value: float, who: str) -> float:
     return float(value)
 
 
+def proper_fraction(value: float, who: str) -> float:
+    """The value when it lies strictly between 0 and 1.
+
+    Raises:
+        UsageError: The value is not a finite number in (0, 1).
+    """
+    if not 0 < finite(value, who) < 1:
+        raise UsageError(f"{who} must lie strictly between 0 and 1, got {value!r}.")
+    return float(value)
+
+
 def whole(value: int, who: str, *, least: int = 1) -> int:
     """The value when it is a whole number of at least `least`.
 
@@ -57,4 +68,15 @@ def whole(value: int, who: str, *, least: int = 1) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UsageError(f"{who} must be a whole number of at least {least}, got {value!r}.")
+    return value
+
+
+def one_of(value: str, choices: tuple[str, ...], who: str) -> str:
+    """The value when it is one of the choices.
+
+    Raises:
+        UsageError: The value is another one.
+    """
+    if value not in choices:
+        raise UsageError(f"{who} must be one of {', '.join(choices)}, got {value!r}.")
     return value

@@ -4,6 +4,9 @@ All are evaluated in log space and in at least float32, whatever the precision o
 and nowhere else in the package.
 """
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +17,7 @@ def full_precision(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def log_softmax(logits: Tensor, T: float = 1.0) -> Tensor:
+def log_softmax(logits: Tensor, T: float | Tensor = 1.0) -> Tensor:
     """Log softmax(logits / T) over the last axis, in at least float32."""
     return F.log_softmax(full_precision(logits) / T, dim=-1)
 
@@ -28,12 +31,70 @@ def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * gap).sum(-1)
 
 
-def kd_divergence(student: Tensor, teacher: Tensor, T: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)) of logits [..., C] -> [...].
+def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(q || p) of log-probabilities [..., C] -> [...]. With p the teacher this is the reverse, mode-seeking divergence."""
+    return forward_kl(log_q, log_p)
+
+
+def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+    """log(share p + (1 - share) q), share strictly between 0 and 1."""
+    return torch.stack([log_p + math.log(share), log_q + math.log1p(-share)]).logsumexp(0)
+
+
+def jensen_shannon(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """Beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q; at most the entropy of (beta, 1 - beta)."""
+    log_m = log_mixture(log_p, log_q, beta)
+    return beta * forward_kl(log_p, log_m) + (1 - beta) * forward_kl(log_q, log_m)
+
+
+def skew_kl(log_p: Tensor, log_q: Tensor, alpha: float) -> Tensor:
+    """KL(p || alpha p + (1 - alpha) q); at most -log alpha. The reverse one is the same with p and q exchanged."""
+    return forward_kl(log_p, log_mixture(log_p, log_q, alpha))
+
+
+def total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Sum |p - q| / 2, in [0, 1]."""
+    return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
+
+
+def alpha_divergence(log_p: Tensor, log_q: Tensor, alpha: float) -> Tensor:
+    """(sum p^alpha q^(1 - alpha) - 1) / (alpha (alpha - 1)), alpha neither 0 nor 1, whose limits are reverse and forward KL."""
+    return (alpha * log_p + (1 - alpha) * log_q).logsumexp(-1).expm1() / (alpha * (alpha - 1))
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """-sum p log p of log-probabilities [..., C] -> [...]."""
+    return -(log_p.exp() * torch.where(log_p > -torch.inf, log_p, torch.zeros_like(log_p))).sum(-1)
+
+
+def softened(divergence: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, T: float | Tensor) -> Tensor:
+    """T^2 divergence(log softmax(teacher / T), log softmax(student / T)) of logits [..., C].
 
     T^2 keeps the size of the gradient with respect to the student's logits independent of T (Hinton et al., 2015, sec. 2).
     """
-    return T**2 * forward_kl(log_softmax(teacher, T), log_softmax(student, T))
+    return T**2 * divergence(log_softmax(teacher, T), log_softmax(student, T))
+
+
+def kd_divergence(student: Tensor, teacher: Tensor, T: float | Tensor) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) of logits [..., C] -> [...]."""
+    return softened(forward_kl, student, teacher, T)
+
+
+def binary_kl(student: Tensor, teacher: Tensor, T: float) -> Tensor:
+    """T^2 sum_c KL(Bernoulli(sigmoid(teacher_c / T)) || Bernoulli(sigmoid(student_c / T))) of logits [..., C] -> [...]."""
+    s, t = full_precision(student) / T, full_precision(teacher) / T
+    yes = t.sigmoid() * (F.logsigmoid(t) - F.logsigmoid(s))
+    no = (-t).sigmoid() * (F.logsigmoid(-t) - F.logsigmoid(-s))
+    return T**2 * (yes + no).sum(-1)
+
+
+def log_cosh_gap(student: Tensor, teacher: Tensor, T: float) -> Tensor:
+    """T^2 sum_c log cosh((student_c - teacher_c) / (2 T)) of logits [..., C] -> [...].
+
+    It is T^2 sum_c KL(Bernoulli(1/2) || Bernoulli(d_c)) with d_c = sigmoid((student_c - teacher_c) / T), and is taken so.
+    """
+    gap = (full_precision(student) - full_precision(teacher)) / T
+    return T**2 * (-(F.logsigmoid(gap) + F.logsigmoid(-gap)) / 2 - math.log(2)).sum(-1)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:

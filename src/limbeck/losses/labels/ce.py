@@ -5,10 +5,10 @@ from typing import final
 from torch import Tensor
 
 from limbeck.core.checks import fraction
-from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Views
-from limbeck.core.term import Term, targets_of
+from limbeck.core.term import Term
 from limbeck.functional.divergences import cross_entropy, token_mean
+from limbeck.losses.sides import fitting_labels
 
 
 @final
@@ -37,18 +37,9 @@ class CE(Term):
         self.smoothing = fraction(smoothing, "CE: smoothing")
 
     def forward(self, views: Views) -> Tensor:
-        """One value per sample, [B].
-
-        Raises:
-            ShapeError: Logits and labels do not fit together.
-        """
-        logits, targets = views.student.logits, targets_of(views, "CE")
-        if logits.shape[:-1] != targets.shape:
-            raise ShapeError(f"CE: logits {list(logits.shape)} need one label per row, got labels {list(targets.shape)}.")
-        mask = views.batch.mask
-        if mask is not None and targets.shape == mask.shape:
-            targets = targets.where(mask, 0)  # labels of masked tokens, often -100, are never looked up
-        return token_mean(cross_entropy(logits, targets, self.smoothing), mask)
+        """One value per sample, [B]."""
+        targets = fitting_labels(views, "CE")
+        return token_mean(cross_entropy(views.student.logits, targets, self.smoothing), views.batch.mask)
 
     def extra_repr(self) -> str:
         """The arguments, as typed, where they differ from the defaults."""

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from limbeck.core.checks import positive
 from limbeck.core.outputs import Views
-from limbeck.core.term import Term, same_classes, teacher_of
+from limbeck.core.term import Term
 from limbeck.functional.divergences import kd_divergence, token_mean
+from limbeck.losses.sides import both_logits
 
 
 @final
@@ -37,8 +38,7 @@ class KD(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = views.student.logits, teacher_of(views, "KD").logits
-        same_classes(student, teacher, "KD")
+        student, teacher = both_logits(views, "KD")
         return token_mean(kd_divergence(student, teacher, self.T), views.batch.mask)
 
     def extra_repr(self) -> str:

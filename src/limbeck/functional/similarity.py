@@ -1,0 +1,34 @@
+"""How near vectors are to one another: directions, Gram matrices, distances, with derivatives that are finite everywhere."""
+
+import torch
+from torch import Tensor
+
+
+def unit(vectors: Tensor, dim: int = -1) -> Tensor:
+    """x / |x|; a vector of zeros stays one, with derivatives 0."""
+    squared = vectors.square().sum(dim, keepdim=True)
+    there = squared > 0
+    return vectors * there / torch.where(there, squared, 1).sqrt()
+
+
+def length(vectors: Tensor) -> Tensor:
+    """|x| over the last axis, [..., D] -> [...]; derivatives are 0 where it is 0."""
+    return root(vectors.square().sum(-1))
+
+
+def root(squared: Tensor) -> Tensor:
+    """The square root of numbers >= 0; derivatives are 0 where it is 0."""
+    there = squared > 0
+    return there * torch.where(there, squared, 1).sqrt()
+
+
+def differences(vectors: Tensor) -> Tensor:
+    """x_j - x_i of vectors [B, D] -> [B, B, D], with i the first axis."""
+    return vectors.unsqueeze(0) - vectors.unsqueeze(1)
+
+
+def squared_distances(vectors: Tensor) -> Tensor:
+    """|x_i - x_j|^2 of vectors [B, D] -> [B, B], by the Gram matrix of the centred vectors: less memory than differences."""
+    centred = vectors - vectors.mean(0)
+    lengths = centred.square().sum(-1)
+    return (lengths.unsqueeze(0) + lengths.unsqueeze(1) - 2 * centred @ centred.T).clamp(min=0)

@@ -1,0 +1,50 @@
+"""Total variation distance (as in Wen et al., 2023)."""
+
+from typing import final
+
+from torch import Tensor
+
+from limbeck.core.checks import positive
+from limbeck.core.outputs import Views
+from limbeck.core.term import Term
+from limbeck.functional.divergences import softened, token_mean, total_variation
+from limbeck.losses.sides import both_logits
+
+
+@final
+class TotalVariation(Term):
+    """T^2 sum |teacher - student| / 2 of the probabilities, per sample; bounded by T^2.
+
+    It has a kink where a probability is met; its derivative there is taken as 0. Near the teacher it is linear and not
+    quadratic: T^2 makes its gradient grow with T.
+
+    Args:
+        T: Temperature, > 0.
+
+    Shapes: logits [B, C], or [B, L, V] with batch.mask [B, L] -> [B].
+
+    Raises:
+        ShapeError: Student and teacher differ in their classes.
+        UsageError: T is not above 0, or there is no teacher.
+
+    Reference: Wen, Li, Du, Mou, 2023, f-divergence minimization for sequence-level knowledge distillation, arXiv:2307.15190,
+    sec. 3. Differs from the paper: at every token, T^2.
+
+    >>> TotalVariation()
+    TotalVariation(T=1)
+    """
+
+    needs = frozenset({"teacher"})
+
+    def __init__(self, T: float = 1.0) -> None:
+        super().__init__()
+        self.T = positive(T, "TotalVariation: T")
+
+    def forward(self, views: Views) -> Tensor:
+        """One value per sample, [B]."""
+        student, teacher = both_logits(views, "TotalVariation")
+        return token_mean(softened(total_variation, student, teacher, self.T), views.batch.mask)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"T={self.T:g}"
