@@ -36,6 +36,15 @@ _PLACES: Mapping[str, str] = {
     "TotalVariation": "limbeck.losses.logits.totalvariation:TotalVariation",
     "AlphaDivergence": "limbeck.losses.logits.alphadivergence:AlphaDivergence",
     "VirtualTeacher": "limbeck.losses.logits.virtualteacher:VirtualTeacher",
+    "OnHead": "limbeck.losses.heads.onhead:OnHead",
+    "Serial": "limbeck.losses.heads.serial:Serial",
+    "DHO": "limbeck.losses.heads.dho:DHO",
+    "SP": "limbeck.losses.features.sp:SP",
+    "RKD": "limbeck.losses.features.rkd:RKD",
+    "PKT": "limbeck.losses.features.pkt:PKT",
+    "CC": "limbeck.losses.features.cc:CC",
+    "AT": "limbeck.losses.features.at:AT",
+    "NST": "limbeck.losses.features.nst:NST",
     # data
     "InMemory": "limbeck.data.source:InMemory",
     "Source": "limbeck.data.source:Source",
@@ -114,6 +123,7 @@ _PLACES: Mapping[str, str] = {
     "Simultaneous": "limbeck.training.steps.simultaneous:Simultaneous",
     "Sequential": "limbeck.training.steps.sequential:Sequential",
     "Offline": "limbeck.training.steps.offline:Offline",
+    "export": "limbeck.students.export:export",
     # figures, verdict and whole runs
     "accuracy": "limbeck.evaluation.accuracy:accuracy",
     "nll": "limbeck.evaluation.accuracy:nll",
@@ -176,6 +186,15 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.influence.task import Distillation as Distillation
     from limbeck.influence.task import Supervised as Supervised
     from limbeck.influence.task import Task as Task
+    from limbeck.losses.features.at import AT as AT
+    from limbeck.losses.features.cc import CC as CC
+    from limbeck.losses.features.nst import NST as NST
+    from limbeck.losses.features.pkt import PKT as PKT
+    from limbeck.losses.features.rkd import RKD as RKD
+    from limbeck.losses.features.sp import SP as SP
+    from limbeck.losses.heads.dho import DHO as DHO
+    from limbeck.losses.heads.onhead import OnHead as OnHead
+    from limbeck.losses.heads.serial import Serial as Serial
     from limbeck.losses.labels.ce import CE as CE
     from limbeck.losses.logits.aekt import AEKT as AEKT
     from limbeck.losses.logits.alphadivergence import AlphaDivergence as AlphaDivergence
@@ -216,6 +235,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.models.vgg import VGG8 as VGG8
     from limbeck.models.vgg import VGG13 as VGG13
     from limbeck.models.wrn import WRN as WRN
+    from limbeck.students.export import export as export
     from limbeck.teachers.single import Single as Single
     from limbeck.teachers.teacher import Teacher as Teacher
     from limbeck.training.callback import Callback as Callback

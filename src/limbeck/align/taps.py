@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from fnmatch import fnmatchcase
 from typing import final
 
@@ -81,6 +82,26 @@ def classifier_of(model: nn.Module) -> nn.Linear:
     if not linear:
         raise UsageError(f"{type(model).__name__} has no linear classifier, so it has no tap '{PENULTIMATE}'; name a module.")
     return linear[-1]
+
+
+def with_module(model: nn.Module, name: str, part: nn.Module) -> nn.Module:
+    """A copy of the model with another module in the place of the one with this name; the part is taken as it is."""
+    if not name:
+        return part
+    copy = deepcopy(model)
+    above, _, last = name.rpartition(".")
+    setattr(copy.get_submodule(above), last, part)
+    return copy
+
+
+def with_classifier(model: nn.Module, part: nn.Module) -> nn.Module:
+    """A copy of the model with another module in the place of its classifier.
+
+    Raises:
+        UsageError: The model has no linear layer.
+    """
+    classifier = classifier_of(model)
+    return with_module(model, next(name for name, module in model.named_modules() if module is classifier), part)
 
 
 def features_of(outputs: Outputs, pattern: str, who: str) -> list[Tensor]:

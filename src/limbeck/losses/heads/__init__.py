@@ -1,0 +1,1 @@
+"""Terms on heads of their own; some of them change the net that is kept."""
