@@ -102,7 +102,8 @@ class Distiller(nn.Module):
                 answer = self.teach(batch)
                 yield batch, Outputs(torch.empty(len(batch), 0)) if answer is None else answer
 
-        self.objective.build(Scene(views, len(loader.source.classes), loader.rows, loader.labels, taught))
+        classifier = None if self.teacher is None else self.teacher.classifier()
+        self.objective.build(Scene(views, len(loader.source.classes), loader.rows, loader.labels, taught, classifier))
         self.objective.to(device)
         return self
 

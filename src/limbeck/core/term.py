@@ -29,6 +29,7 @@ class Scene:
         rows: [R] int64, the identities of the training samples.
         labels: [N] int64 by identity, the labels that are trained on; only those at `rows` may be looked at.
         taught: Goes over all training samples once, untransformed: batches with the teacher's answers (and features).
+        classifier: A frozen copy of the teacher's classifier, None where it has no linear one.
     """
 
     views: Views
@@ -36,6 +37,7 @@ class Scene:
     rows: Tensor
     labels: Tensor
     taught: Callable[[], Iterator[tuple[Batch, Outputs]]]
+    classifier: nn.Linear | None = None
 
 
 @dataclass(frozen=True)

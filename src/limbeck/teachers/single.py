@@ -1,11 +1,12 @@
 """One model as the teacher."""
 
+from copy import deepcopy
 from typing import final
 
 import torch
 from torch import nn
 
-from limbeck.align.taps import Tapped
+from limbeck.align.taps import Tapped, classifier_of
 from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs
 from limbeck.teachers.teacher import Teacher
@@ -30,6 +31,12 @@ class Single(Teacher):
     def tap(self, names: tuple[str, ...]) -> None:
         """Have `forward` return these modules' outputs as features."""
         self.tapped = Tapped(self.tapped.model, names)
+
+    def classifier(self) -> nn.Linear | None:
+        """A frozen copy of the model's last linear layer; None where it has none."""
+        if not any(isinstance(part, nn.Linear) for part in self.tapped.model.modules()):
+            return None
+        return deepcopy(classifier_of(self.tapped.model)).requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Single":
         """Stay in evaluation mode, whatever is asked: batch normalisation and dropout must not move the target."""

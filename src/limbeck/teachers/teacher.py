@@ -22,3 +22,7 @@ class Teacher(nn.Module, ABC):
         Args:
             names: Names or globs of the teacher's modules.
         """
+
+    def classifier(self) -> nn.Linear | None:
+        """A frozen copy of its classifier; None where it has no linear one, or more than one."""
+        return None
