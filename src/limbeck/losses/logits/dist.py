@@ -34,9 +34,9 @@ class DIST(Term):
         ShapeError: Student and teacher differ in their classes, or the logits are those of tokens.
         UsageError: An argument is out of range, or there is no teacher.
 
-    Reference: Huang, You, Wang, Qian, Xu, 2022, arXiv:2205.10536, sec. 4. Differs from the paper: T^2, as ports have it; where a
-    vector is constant there is no correlation, its length counts as 0 and the pair as half off (1/2), where the authors' code
-    gives 1; the two are equal everywhere else.
+    Reference: Huang, You, Wang, Qian, Xu, 2022, arXiv:2205.10536, sec. 4. Differs from the paper: T^2, as ports have it. The
+    authors' code adds 1e-8 to the denominator, which moves the value by some 1e-6 and keeps it from being 0 at the teacher; here
+    the correlation is exact, and where one vector is constant the pair counts 1/2, not 1.
 
     >>> DIST(beta=2, gamma=2, T=4)
     DIST(beta=2, gamma=2, T=4)
