@@ -24,7 +24,7 @@ def make(row: Row) -> Term:
 
 
 def built(row: Row, views: Views) -> Term | None:
-    """The term with its parts, in float64; None where it does not take views of this kind and says so in one sentence."""
+    """The term with its parts, in float64; None where it takes no views of this kind and says so in one sentence."""
     term = make(row)
     torch.manual_seed(0)
     try:
