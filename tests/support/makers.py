@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Literal, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.align.taps import PENULTIMATE
 from limbeck.core.batch import Batch
@@ -66,7 +66,7 @@ def featured(student: dict[str, Tensor], teacher: dict[str, Tensor], *, classes:
 def feature_views(kind: FeatureKind, seed: int = 0, rows: int = 9) -> Views:
     """Three stages, `layer1` to `layer3`, and `penultimate` on both sides, of other widths (and, in places, other map sizes)."""
     shapes: dict[FeatureKind, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = {
-        "maps": ([(2, 4, 4), (3, 2, 2), (4, 2, 2), (5,)], [(2, 4, 4), (4, 4, 4), (6, 2, 2), (7,)]),
+        "maps": ([(2, 4, 4), (3, 2, 2), (4, 2, 2), (5,)], [(2, 4, 4), (4, 4, 4), (6, 2, 2), (6,)]),
         "vectors": ([(5,), (5,), (5,), (5,)], [(7,), (7,), (7,), (7,)]),
         "tokens": ([(3, 4), (3, 4), (3, 4), (4,)], [(3, 6), (3, 6), (3, 6), (6,)]),
     }
@@ -86,8 +86,11 @@ def scene(both: Views) -> Scene:
         assert both.teacher is not None
         yield both.batch, both.teacher
 
-    few = take(both, slice(0, 4))
-    return Scene(few, both.student.logits.shape[-1], both.batch.index, both.batch.targets, taught)
+    assert both.teacher is not None
+    few, last = take(both, slice(0, 4)), both.teacher.features.get(PENULTIMATE)
+    classes = both.student.logits.shape[-1]
+    classifier = None if last is None else nn.Linear(last.shape[-1], classes, dtype=torch.float64).requires_grad_(False)
+    return Scene(few, classes, both.batch.index, both.batch.targets, taught, classifier)
 
 
 def take(both: Views, rows: Tensor | slice) -> Views:

@@ -5,14 +5,14 @@ from torch import Tensor
 
 
 def unit(vectors: Tensor, dim: int = -1) -> Tensor:
-    """x / |x|; a vector of zeros stays one, with derivatives 0."""
+    """Vectors divided by their lengths; a vector of zeros stays one, with derivatives 0."""
     squared = vectors.square().sum(dim, keepdim=True)
     there = squared > 0
     return vectors * there / torch.where(there, squared, 1).sqrt()
 
 
 def length(vectors: Tensor) -> Tensor:
-    """|x| over the last axis, [..., D] -> [...]; derivatives are 0 where it is 0."""
+    """The length of vectors along the last axis, [..., D] -> [...]; derivatives are 0 where it is 0."""
     return root(vectors.square().sum(-1))
 
 
@@ -23,12 +23,12 @@ def root(squared: Tensor) -> Tensor:
 
 
 def differences(vectors: Tensor) -> Tensor:
-    """x_j - x_i of vectors [B, D] -> [B, B, D], with i the first axis."""
+    """All x_j - x_i of vectors [B, D] -> [B, B, D], with i the first axis."""
     return vectors.unsqueeze(0) - vectors.unsqueeze(1)
 
 
 def squared_distances(vectors: Tensor) -> Tensor:
-    """|x_i - x_j|^2 of vectors [B, D] -> [B, B], by the Gram matrix of the centred vectors: less memory than differences."""
+    """All |x_i - x_j|^2 of vectors [B, D] -> [B, B], by the centred vectors' Gram matrix: less memory than differences."""
     centred = vectors - vectors.mean(0)
     lengths = centred.square().sum(-1)
     return (lengths.unsqueeze(0) + lengths.unsqueeze(1) - 2 * centred @ centred.T).clamp(min=0)

@@ -1,0 +1,1 @@
+"""Terms that compare inner activations of student and teacher: vectors, maps, tokens, and the relations among samples."""
