@@ -45,6 +45,7 @@ _PLACES: Mapping[str, str] = {
     "CC": "limbeck.losses.features.cc:CC",
     "AT": "limbeck.losses.features.at:AT",
     "NST": "limbeck.losses.features.nst:NST",
+    "SimKD": "limbeck.losses.heads.simkd:SimKD",
     # data
     "InMemory": "limbeck.data.source:InMemory",
     "Source": "limbeck.data.source:Source",
@@ -195,6 +196,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.heads.dho import DHO as DHO
     from limbeck.losses.heads.onhead import OnHead as OnHead
     from limbeck.losses.heads.serial import Serial as Serial
+    from limbeck.losses.heads.simkd import SimKD as SimKD
     from limbeck.losses.labels.ce import CE as CE
     from limbeck.losses.logits.aekt import AEKT as AEKT
     from limbeck.losses.logits.alphadivergence import AlphaDivergence as AlphaDivergence

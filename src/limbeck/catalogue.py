@@ -360,6 +360,16 @@ ROWS: tuple[Row, ...] = (
         "one teacher forward pass",
         "experimental",
     ),
+    Row(
+        "SimKD",
+        "terms",
+        "limbeck.losses.heads.simkd:SimKD",
+        "The teacher's features through a projector; inference ends in the teacher's classifier",
+        "Chen et al., 2022, arXiv:2203.14001",
+        "features of both sides, a linear classifier of the teacher",
+        "a projector, which inference keeps",
+        "experimental",
+    ),
     # weightings
     Row(
         "InfluenceWeighting",

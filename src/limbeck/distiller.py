@@ -217,3 +217,4 @@ class Distiller(nn.Module):
             raise ShapeError(f"Distiller: a label is {wrong}, but the student answers for the classes 0 to {classes - 1}.")
         with torch.no_grad(), statistics_untouched(self.objective):
             self.objective(Views(own, teacher, batch))
+        self.deployed()  # a net that cannot be kept as its terms want is told of before it is trained
