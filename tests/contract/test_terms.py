@@ -1,17 +1,20 @@
 """Every row of kind `terms`: a new term is one row of the catalogue and inherits every check."""
 
 from collections.abc import Callable
-from typing import get_args
+from typing import final, get_args
 
 import pytest
 import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.autograd.gradcheck import GradcheckError
 
 from limbeck.catalogue import Row, rows
 from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from support.makers import FeatureKind, FromTheMean, feature_views, random_views, scene, token_views
-from support.properties import PROPERTIES
+from support.makers import FeatureKind, FromTheMean, feature_views, random_views, scene, take, token_views
+from support.properties import PROPERTIES, assert_gradcheck, at
 
 Property = Callable[[Term, Views], None]
 
@@ -84,3 +87,19 @@ def test_the_battery_bites() -> None:
     liar.coupled = False
     with pytest.raises(AssertionError):
         PROPERTIES[2](liar, random_views())
+
+
+@final
+class OwnFactor(Term):
+    """s times s, the first of the two held fixed."""
+
+    def forward(self, views: Views) -> Tensor:
+        logits = views.student.logits
+        return (logits.detach() * logits).sum(1)
+
+
+def test_what_a_term_detaches_stands_still_under_finite_differences() -> None:
+    both = take(random_views(), slice(0, 3))
+    assert_gradcheck(OwnFactor(), both)
+    with pytest.raises(GradcheckError):
+        gradcheck(lambda logits: at(OwnFactor(), both, [logits]), both.student.logits.clone().requires_grad_())

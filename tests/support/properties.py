@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
@@ -86,8 +86,18 @@ def assert_per_sample(term: Term, views: Views) -> None:
     assert all(torch.isfinite(slope).all() for slope in slopes)
 
 
+def without_dropout(term: Term) -> Term:
+    """A copy whose samples are not told apart by the masks that their places in the batch draw."""
+    term = copy.deepcopy(term)
+    for part in term.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    return term
+
+
 def assert_permutation_equivariant(term: Term, views: Views) -> None:
     """Samples in another order give the same values in that order."""
+    term = without_dropout(term)
     order = torch.randperm(len(views.batch), generator=generator(0))
     assert_close(value_of(term, take(views, order)), value_of(term, views)[order])
 
@@ -96,9 +106,26 @@ def assert_sum_of_split_batches(term: Term, views: Views) -> None:
     """A term that does not couple samples gives each sample the same value in any batch."""
     if term.coupled:
         return
+    term = without_dropout(term)
     middle = len(views.batch) // 3
     parts = [value_of(term, take(views, slice(0, middle))), value_of(term, take(views, slice(middle, None)))]
     assert_close(torch.cat(parts), value_of(term, views), rtol=1e-12, atol=1e-12)
+
+
+def assert_masked_tokens_do_not_count(term: Term, views: Views) -> None:
+    """Logits and labels of masked tokens may be anything, NaN and -100 as well, and get no gradient."""
+    mask, targets = views.batch.mask, views.batch.targets
+    if mask is None or targets is None or targets.shape != mask.shape:
+        return
+    none = torch.tensor(-100)
+    soiled = replace(views, batch=replace(views.batch, targets=targets.where(mask, none)))
+    logits = views.student.logits.where(mask.unsqueeze(2), torch.tensor(1e3, dtype=torch.float64)).requires_grad_()
+    value = at(term, soiled, [logits])
+    assert_close(value, value_of(term, views))
+    (slope,) = gradients(value, [logits])
+    assert (slope[~mask] == 0).all()
+    broken = logits.detach().masked_fill(~mask.unsqueeze(2), torch.nan)
+    assert_close(at(term, soiled, [broken]), value_of(term, views))
 
 
 def assert_finite_at_extreme_numbers(term: Term, views: Views) -> None:
@@ -188,6 +215,7 @@ PROPERTIES = [
     assert_per_sample,
     assert_permutation_equivariant,
     assert_sum_of_split_batches,
+    assert_masked_tokens_do_not_count,
     assert_finite_at_extreme_numbers,
     assert_gradcheck,
     assert_zero_at_teacher,
