@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.core.errors import ShapeError
-from limbeck.functional.divergences import full_precision
+from limbeck.functional.divergences import full_precision, token_mean
 
 
 def pooled(features: Tensor, mask: Tensor | None, who: str) -> Tensor:
@@ -47,3 +47,10 @@ def same_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     size = (min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3]))
     first, second = (part if part.shape[2:] == size else F.adaptive_avg_pool2d(part, size) for part in (one, other))
     return first, second
+
+
+def element_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over all elements of a sample: [B, D], [B, C, H, W], or [B, L, D] over the tokens that count -> [B]."""
+    if values.dim() == 3 and mask is not None and mask.shape == values.shape[:2]:
+        return token_mean(values.mean(-1), mask)
+    return values.flatten(1).mean(1)

@@ -1,6 +1,6 @@
 """A distribution over classes as the target against the rest, and the classes of the rest among themselves.
 
-KL(p || q) = target_kl + (1 - p_y) others_kl holds exactly (Zhao et al., 2022, arXiv:2203.08679, eq. 7). Knows nothing of T.
+KL(p || q) = target_kl + (1 - p_y) others_kl holds exactly (Zhao et al., 2022, arXiv:2203.08679, sec. 3). Knows nothing of T.
 """
 
 import torch

@@ -26,7 +26,7 @@ class BinaryKL(Term):
         ShapeError: Student and teacher differ in their classes.
         UsageError: T is not above 0, or there is no teacher.
 
-    Reference: Yang, Gong, Wang, Zhang, Zhang, 2024, Dual-head knowledge distillation, arXiv:2411.08937. Differs from the paper:
+    Reference: Yang et al., 2024, Dual-head knowledge distillation, arXiv:2411.08937. Differs from the paper:
     the loss only, without the auxiliary head that it is meant for.
 
     >>> BinaryKL()

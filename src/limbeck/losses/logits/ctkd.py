@@ -33,7 +33,7 @@ class CTKD(Term):
         ShapeError: Student and teacher differ in their classes.
         UsageError: An argument is out of range, or there is no teacher.
 
-    Reference: Li, Li, Yang, Zhao, Song, Luo, Li, Yang, 2022, arXiv:2211.16231, sec. 3. Differs from the paper: the global
+    Reference: Li, Li, Yang, Zhao, Song, Luo, Li, Yang, 2022, arXiv:2211.16231. Differs from the paper: the global
     temperature only, not that per sample; the curriculum runs within epochs. The authors' code is known by its settings.
 
     >>> CTKD()

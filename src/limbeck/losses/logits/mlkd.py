@@ -32,7 +32,7 @@ class MLKD(Term):
         ShapeError: Student and teacher differ in their classes, or the logits are those of tokens.
         UsageError: An argument is out of range, there are no temperatures, or there is no teacher.
 
-    Reference: Jin, Wang, Lin, 2023, Multi-level logit distillation, CVPR, sec. 3. Differs from the paper: reconstructed from
+    Reference: Jin, Wang, Lin, 2023, Multi-level logit distillation, CVPR. Differs from the paper: reconstructed from
     general knowledge of paper and code. Without the second, strongly augmented view and without the authors' masks by the
     teacher's confidence, which their code applies to values that are reduced already.
 

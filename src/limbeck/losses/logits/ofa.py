@@ -34,7 +34,7 @@ class OFA(Term):
         ShapeError: Student and teacher differ in their classes, or logits and labels do not fit together.
         UsageError: An argument is out of range, or there is no teacher or no label.
 
-    Reference: Hao, Guo, Han, Tang, Hu, Wang, Xu, 2023, arXiv:2310.19444, sec. 3. Differs from the paper: the authors' code
+    Reference: Hao, Guo, Han, Tang, Hu, Wang, Xu, 2023, arXiv:2310.19444. Differs from the paper: the authors' code
     unless form="paper"; on the last logits only, without the branches at the student's stages.
 
     >>> OFA(1.2)

@@ -27,8 +27,8 @@ class TotalVariation(Term):
         ShapeError: Student and teacher differ in their classes.
         UsageError: T is not above 0, or there is no teacher.
 
-    Reference: Wen, Li, Du, Mou, 2023, f-divergence minimization for sequence-level knowledge distillation, arXiv:2307.15190,
-    sec. 3. Differs from the paper: at every token, T^2.
+    Reference: Wen, Li, Du, Mou, 2023, f-divergence minimization for sequence-level knowledge distillation, arXiv:2307.15190
+    (from general knowledge). Differs from the paper: at every token, T^2.
 
     >>> TotalVariation()
     TotalVariation(T=1)

@@ -29,7 +29,7 @@ class WSLD(Term):
         ShapeError: Student and teacher differ in their classes, or logits and labels do not fit together.
         UsageError: T is not above 0, or there is no teacher or no label.
 
-    Reference: Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, 2021, arXiv:2102.00650, sec. 5. Differs from the paper: KL in place of
+    Reference: Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang, 2021, arXiv:2102.00650. Differs from the paper: KL in place of
     the cross-entropy with the teacher, which differ by what the student cannot change; the gradient is the same.
 
     >>> WSLD()
