@@ -45,7 +45,7 @@ def forward_rules() -> None:
     """Have torch load its rules for forward derivatives, which warns of torch's own deprecated parts, once and out of sight."""
     with warnings.catch_warnings(), fwAD.dual_level():
         warnings.simplefilter("ignore")
-        _carry(torch.zeros(1), torch.zeros(1))
+        carry(torch.zeros(1), torch.zeros(1))
 
 
 @contextmanager
@@ -126,10 +126,30 @@ def _forward_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch,
     with torch.no_grad(), fwAD.dual_level():
         answer = at(model, _dual(where, q))(batch)
         if coupled:
-            return _tangent(loss(lambda _: answer, batch))
+            return tangent_of(loss(lambda _: answer, batch))
         parts = (answer.logits, *answer.features.values())
-        tangents = [_tangent(part) for part in parts]
-    leaves = [part.detach().clone().requires_grad_() for part in parts]  # outside the level nothing carries a tangent
+        tangents = [tangent_of(part) for part in parts]
+        plain = answer.map(lambda part: fwAD.unpack_dual(part).primal.clone())  # type: ignore[no-untyped-call]
+    return products_at_outputs(loss, batch, plain, tangents, coupled=False)
+
+
+def products_at_outputs(loss: Loss, batch: Batch, answer: Outputs, tangents: Sequence[Tensor], *, coupled: bool) -> Tensor:
+    """The derivative of every sample's loss, [B], where logits and features move along their tangents.
+
+    Args:
+        loss: One value per sample.
+        batch: The samples.
+        answer: What the model gave.
+        tangents: Of the logits, then of each feature.
+        coupled: Whether a sample's loss depends on other samples' outputs; False takes one backward pass down to the outputs.
+    """
+    parts = [part.detach() for part in (answer.logits, *answer.features.values())]
+    if coupled:
+        with torch.no_grad(), fwAD.dual_level(), plain_attention():
+            duals = [carry(part, own) for part, own in zip(parts, tangents, strict=True)]
+            moving = Outputs(duals[0], dict(zip(answer.features, duals[1:], strict=True)))
+            return tangent_of(loss(lambda _: moving, batch))
+    leaves = [part.requires_grad_() for part in parts]
     plain = Outputs(leaves[0], dict(zip(answer.features, leaves[1:], strict=True)))
     with torch.enable_grad():
         slopes = torch.autograd.grad(loss(lambda _: plain, batch).sum(), leaves, allow_unused=True)
@@ -139,16 +159,16 @@ def _forward_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch,
 
 def _dual(where: Vector, q: Vector) -> Vector:
     """Parameters that carry q as their tangent."""
-    return {name: _carry(part, q[name].to(part.dtype)) for name, part in where.items()}
+    return {name: carry(part, q[name].to(part.dtype)) for name, part in where.items()}
 
 
-def _carry(value: Tensor, tangent: Tensor) -> Tensor:
+def carry(value: Tensor, tangent: Tensor) -> Tensor:
     """The value with a tangent; torch leaves these two functions untyped."""
     dual: Tensor = fwAD.make_dual(value, tangent)  # type: ignore[no-untyped-call]
     return dual
 
 
-def _tangent(value: Tensor) -> Tensor:
+def tangent_of(value: Tensor) -> Tensor:
     """The tangent that a value carries; zeros where it carries none."""
     pair = fwAD.unpack_dual(value)  # type: ignore[no-untyped-call]
     return torch.zeros_like(pair.primal) if pair.tangent is None else pair.tangent.clone()
@@ -202,4 +222,4 @@ def logit_tangents(model: nn.Module, parameters: Vector, batch: Batch, direction
     """J_i direction for every sample: how the logits move when the parameters move, in the shape of the logits."""
     where = {name: part.detach() for name, part in parameters.items()}
     with torch.no_grad(), statistics_untouched(model), random_state(rng), plain_attention(), fwAD.dual_level():
-        return _tangent(at(model, _dual(where, direction))(batch).logits)
+        return tangent_of(at(model, _dual(where, direction))(batch).logits)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from limbeck.core.errors import RunError
 from limbeck.core.files import write_whole as write_whole
+from limbeck.influence.ways import Choice
 from limbeck.training.callback import Callback
 from limbeck.training.training import Training, Update
 
@@ -99,6 +100,7 @@ def snapshot(training: Training, step: Update, callbacks: Sequence[Callback]) ->
     return {
         "made_of": _made_of(training, step),
         "number": training.number,
+        "way": None if training.way is None else [training.way.way, *training.way.why],
         "student": distiller.student.state_dict(),
         "objective": distiller.objective.state_dict(),
         "teacher": distiller.teacher.state_dict() if distiller.teacher is not None and step.trains_teacher else None,
@@ -122,6 +124,7 @@ def restore(state: dict[str, Any], training: Training, step: Update, callbacks: 
     if state["made_of"] != _made_of(training, step):
         raise ValueError(f"it is one of {', '.join(state['made_of'])}, not of {', '.join(_made_of(training, step))}")
     training.number = state["number"]
+    training.way = None if state["way"] is None else Choice(state["way"][0], tuple(state["way"][1:]))
     distiller.student.load_state_dict(state["student"])
     distiller.objective.load_state_dict(state["objective"])
     if state["teacher"] is not None and distiller.teacher is not None:

@@ -10,16 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from limbeck.balancing.static import Static
 from limbeck.core.batch import Batch
 from limbeck.core.errors import RunError
 from limbeck.core.outputs import Outputs, Views
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
-from limbeck.influence.gradients import at, inner_products
+from limbeck.influence.captured import Capture
+from limbeck.influence.gradients import at, inner_products, products_at_outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
+from limbeck.influence.tangents import Tangents
 from limbeck.influence.task import Forward, label_loss
 from limbeck.influence.vectors import Vector
+from limbeck.influence.ways import Choice, StepWay, choose
 from limbeck.weighting.weighting import Step
 
 
@@ -59,6 +63,7 @@ class Training:
         clip: Largest norm of the student's gradient, None for any.
         queries: The query set on the device, None where there is none.
         number: Optimiser steps taken.
+        way: How weighted steps get their inner products; None until the first one has chosen.
     """
 
     distiller: Distiller
@@ -71,6 +76,7 @@ class Training:
     clip: float | None = None
     queries: Batch | None = None
     number: int = 0
+    way: Choice | None = None
 
     def __post_init__(self) -> None:
         self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -155,7 +161,13 @@ def part_loss(training: Training, part: Part) -> Callable[[Forward, Batch], Tens
     return loss
 
 
-def weigh(training: Training, parts: list[Part], losses: Tensor, parameters: Vector | None = None) -> Tensor:
+def weigh(
+    training: Training,
+    parts: list[Part],
+    losses: Tensor,
+    parameters: Vector | None = None,
+    known: tuple[Vector, Tensor] | None = None,
+) -> Tensor:
     """The weights of a batch's samples, normalised over the whole batch, however it is cut.
 
     Args:
@@ -163,11 +175,14 @@ def weigh(training: Training, parts: list[Part], losses: Tensor, parameters: Vec
         parts: The batch, cut.
         losses: [B], each sample's loss, detached.
         parameters: Other student parameters than its own, for a lookahead.
+        known: A direction and the inner products with it, where they are at hand.
     """
     distiller = training.distiller
     student = distiller.student
 
     def dot(q: Vector) -> Tensor:
+        if known is not None and known[0] is q:
+            return known[1].float()
         rows = []
         for part in parts:
             loss, coupled = part_loss(training, part), distiller.objective.coupled
@@ -217,7 +232,12 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
     parts = parts_of(training, batch)
     if weights is None and distiller.weighting.constant:
         weights = torch.ones(len(batch), device=batch.index.device)
-    elif weights is None and len(parts) > 1:
+    q = distiller.weighting.direction(training.number) if weights is None else None
+    way = _way(training, parts, q)
+    if way == "captured":
+        assert q is not None
+        return captured_backward(training, parts[0], q), parts
+    if weights is None and len(parts) > 1:
         weights = weigh(training, parts, peek_at(training, parts))
     average = None if engine.processes == 1 else lambda part: engine.gather(part.unsqueeze(0)).mean(0)
     reference = reference_loss(training, len(batch)) if distiller.balancer.needs_queries else None
@@ -225,10 +245,11 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
     for number, part in enumerate(parts):
         context = engine.local(training.student) if number < len(parts) - 1 else nullcontext()
         with context, random_state(part.rng) if len(parts) > 1 else nullcontext():
-            with engine.autocast():
+            tangents = Tangents(distiller.student, q) if way == "carried" and q is not None else None
+            with engine.autocast(), tangents or nullcontext():
                 views = Views(training.student(part.batch), part.teacher, part.batch)
             if weights is None:
-                weights = _own_weights(training, parts, views)
+                weights = _own_weights(training, parts, views, (q, tangents) if tangents is not None and q is not None else None)
             with engine.autocast():
                 loss = distiller.loss(views, weights[start : start + len(part.batch)], average, reference)
             share = len(part.batch) / len(batch)
@@ -238,15 +259,62 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         values.append(loss.values.detach())
         seen.append(views)
     average_gradients(engine, distiller.objective.parameters())
-    if distiller.objective.remembers:
-        distiller.objective.remember(everyones(seen, engine))
     assert weights is not None
+    return _record(training, seen, torch.cat(values, 1), total, weights), parts
+
+
+def _way(training: Training, parts: list[Part], q: Vector | None) -> StepWay:
+    """The way of this step; chosen by trial at the first one that has a direction."""
+    distiller = training.distiller
+    if q is None or len(parts) > 1 or training.engine.processes > 1:
+        return "separate"
+    if training.way is None:
+        part, wanted = parts[0], distiller.weighting.way
+        with training.engine.autocast():
+            loss, coupled = part_loss(training, part), distiller.objective.coupled
+            training.way = choose(distiller.student, loss, part.batch, q, part.rng, coupled=coupled, wanted=wanted)
+    way = training.way.way
+    # The balancer looks at weighted losses, which a captured step does not have before its backward pass.
+    return "separate" if way == "captured" and not isinstance(distiller.balancer, Static) else way
+
+
+def captured_backward(training: Training, part: Part, q: Vector) -> Record:
+    """One backward pass to the layers' outputs; scores, weights and the weighted gradient are made of what was captured there."""
+    distiller, engine, count = training.distiller, training.engine, len(part.batch)
+    capture, ones = Capture(distiller.student), torch.ones(count, device=part.batch.index.device)
+    with engine.autocast(), capture.recording(count):
+        views = Views(training.student(part.batch), part.teacher, part.batch)
+    with engine.autocast():
+        loss = distiller.loss(views, ones)
+    capture.backward(loss.total)
+    values, coefs = loss.values.detach(), distiller.objective.coefs
+    losses = (coefs.to(values.dtype).unsqueeze(1) * values).sum(0)
+    weights = weigh(training, [part], losses, known=(q, capture.products(q, count)))
+    for name, gradient in capture.gradients(weights).items():
+        own = capture.parameters[name]
+        own.grad = gradient if own.grad is None else own.grad + gradient
+    if any(part.requires_grad for part in distiller.objective.parameters()):
+        with engine.autocast():
+            engine.backward(distiller.loss(Views(views.student.detach(), views.teacher, views.batch), weights).total)
+    total = float((losses * weights.to(losses.dtype)).mean())
+    return _record(training, [views], values, total, weights)
+
+
+def _record(training: Training, seen: list[Views], values: Tensor, total: float, weights: Tensor) -> Record:
+    """What the step leaves behind; terms that remember are told of it.
+
+    Raises:
+        RunError: The loss became NaN or infinite.
+    """
+    distiller = training.distiller
     if not math.isfinite(total):
         raise RunError(f"training: the loss became {total} at step {training.number}; use a smaller learning rate, or clip.")
-    means = torch.cat(values, 1).float().mean(1).tolist()
-    terms = dict(zip(distiller.objective.names, means, strict=True))
+    if distiller.objective.remembers:
+        distiller.objective.remember(everyones(seen, training.engine))
+    terms = dict(zip(distiller.objective.names, values.float().mean(1).tolist(), strict=True))
     figures = distiller.weighting.figures() | distiller.balancer.figures()
-    return Record(batch, total, terms, weights, distiller.weighting.last_scores(), figures), parts
+    batch = Batch.concat([views.batch for views in seen])
+    return Record(batch, total, terms, weights, distiller.weighting.last_scores(), figures)
 
 
 def reference_loss(training: Training, count: int) -> Tensor:
@@ -293,8 +361,14 @@ def of_all(record: Record, batch: Batch, engine: Engine) -> Record:
     )
 
 
-def _own_weights(training: Training, parts: list[Part], views: Views) -> Tensor:
-    """The weights of a batch that was not cut: its losses are at hand from the forward pass."""
-    with torch.no_grad(), statistics_untouched(training.distiller.objective):
-        losses = training.distiller.objective.per_sample(views)
-    return weigh(training, parts, losses)
+def _own_weights(training: Training, parts: list[Part], views: Views, ridden: tuple[Vector, Tangents] | None) -> Tensor:
+    """The weights of a batch that was not cut: losses, and products where tangents rode along, come from the forward pass."""
+    objective = training.distiller.objective
+    with torch.no_grad(), statistics_untouched(objective):
+        losses = objective.per_sample(views)
+    if ridden is None:
+        return weigh(training, parts, losses)
+    q, tangents = ridden
+    loss, moved = part_loss(training, parts[0]), tangents.outputs(views.student)
+    products = products_at_outputs(loss, views.batch, views.student, moved, coupled=objective.coupled)
+    return weigh(training, parts, losses, known=(q, products))

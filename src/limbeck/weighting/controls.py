@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import UsageError
+from limbeck.influence.vectors import Vector
 from limbeck.weighting.squash import mean_one, normalise, squash
 from limbeck.weighting.weighting import Setting, Step, Weighting
 
@@ -56,6 +57,10 @@ class Shuffled(Weighting):
         weights = self.setting.gather(self.inner(step))
         order = torch.randperm(len(weights), generator=_generator(self.setting.seed, step.number))
         return self.setting.own(weights[order.to(weights.device)], len(step.losses))
+
+    def direction(self, number: int) -> Vector | None:
+        """The inner weighting's."""
+        return self.inner.direction(number)
 
     def figures(self) -> dict[str, float]:
         """The inner weighting's."""

@@ -16,6 +16,7 @@ from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import mean_gradient
 from limbeck.influence.restoring import random_state
 from limbeck.influence.vectors import Vector
+from limbeck.influence.ways import check_way
 from limbeck.weighting.guard import Guard
 from limbeck.weighting.squash import check_normalise, effective_sample_size, mean_one, normalise, saturated, squash
 from limbeck.weighting.weighting import Setting, Step, Weighting
@@ -36,6 +37,8 @@ class InfluenceWeighting(Weighting):
         clamp: Bound of |gain z|, > 0.
         refresh: Steps between two renewals of q, >= 1.
         samples: Training samples that curvature is estimated from, >= 1.
+        way: How a step gets its inner products: "captured", "carried", "separate", or "auto" for the cheapest exact one, which
+            the first weighted step finds out by trial (see `limbeck.influence.ways`).
         query_batch: Query samples drawn afresh for each renewal of q, >= 1; None for the whole query set.
 
     Reference: Wu, Luo, Liu, Deng, KD-AIF, arXiv:2501.02705. Differs from the paper: the normalisation, which the available
@@ -60,6 +63,7 @@ class InfluenceWeighting(Weighting):
         refresh: int = 20,
         samples: int = 512,
         query_batch: int | None = None,
+        way: str = "auto",
     ) -> None:
         self.solver = EKFAC() if solver is None else solver
         self.normalise = check_normalise(normalise, "InfluenceWeighting")
@@ -68,6 +72,7 @@ class InfluenceWeighting(Weighting):
         self.refresh = whole(refresh, "InfluenceWeighting: refresh")
         self.samples = whole(samples, "InfluenceWeighting: samples")
         self.query_batch = None if query_batch is None else whole(query_batch, "InfluenceWeighting: query_batch")
+        self.way = check_way(way, "InfluenceWeighting")
         self._q: Vector | None = None
         self._renewed = 0
         self._looked: int | None = None
@@ -101,74 +106,82 @@ class InfluenceWeighting(Weighting):
         """The weights, [B], detached, in [0, 2] before the mean is scaled towards 1."""
         if step.at is not None:
             return self._ahead(step, step.at)
-        if not self.guard.tripped and (self._q is None or step.number - self._renewed >= self.refresh):
-            self._renew(step)
-        if self._q is None:
+        q = self.direction(step.number)
+        if q is None:
             return torch.ones_like(step.losses)
-        self._scores, weights = self._weigh(step, self._q)
+        self._scores, weights = self._weigh(step, q)
         return weights
+
+    def direction(self, number: int) -> Vector | None:
+        """q, renewed where it is due; None once weighting was stopped."""
+        if not self.guard.tripped and (self._q is None or number - self._renewed >= self.refresh):
+            self._renew(number)
+        return self._q
 
     def _ahead(self, step: Step, parameters: Vector) -> Tensor:
         """Weights at a lookahead, with a q of their own; curvature is that of the student's own parameters."""
         if self.guard.tripped:
             return torch.ones_like(step.losses)
-        if self.solver.due(step.number):
-            with self._apart(step):
-                self.solver.update(self._problem(step), step.number)
-        q, query_loss = self._direction(step, parameters)
+        self._curvature(step.number)
+        q, query_loss = self._solve(step.number, parameters)
         if self._q is None:  # the student's own weights are not asked for, so nobody else has the guard look
-            self._look(step, query_loss)
+            self._look(step.number, query_loss)
         return torch.ones_like(step.losses) if self.guard.tripped else self._weigh(step, q)[1]
 
-    def _renew(self, step: Step) -> None:
+    def _renew(self, number: int) -> None:
         """Renew the curvature where it is due, then q; look whether all is well."""
-        if self.solver.due(step.number):
-            with self._apart(step):
-                self.solver.update(self._problem(step), step.number)
-        self._q, query_loss = self._direction(step, None)
-        self._renewed = step.number
+        self._curvature(number)
+        self._q, query_loss = self._solve(number, None)
+        self._renewed = number
         self._figures["query_loss"] = query_loss
-        self._look(step, query_loss)
+        self._look(number, query_loss)
 
-    def _look(self, step: Step, query_loss: float) -> None:
+    def _curvature(self, number: int) -> None:
+        """Have the solver renew what is due."""
+        if self.solver.due(number):
+            with self._apart(number):
+                self.solver.update(self._problem(number), number)
+
+    def _look(self, number: int, query_loss: float) -> None:
         """Have the guard look where it is time, and stop weighting where it says so; all processes decide alike."""
-        if self._looked is not None and step.number - self._looked < self.LOOK_EVERY:
+        if self._looked is not None and number - self._looked < self.LOOK_EVERY:
             return
-        query_loss = float(self.setting.gather(torch.tensor([query_loss], device=step.losses.device)).mean())
+        assert self.setting.queries is not None
+        query_loss = float(self.setting.gather(torch.tensor([query_loss], device=self.setting.queries.index.device)).mean())
         share = sum(self._shares) / len(self._shares) if self._shares else 1.0
         self._shares.clear()
-        self._looked = step.number
+        self._looked = number
         trouble = self.guard.look(query_loss, share)
         if trouble:
             self._scores, self._q = None, None
             self._figures = {"query_loss": query_loss}
-            self._events.append(f"at step {step.number}: {trouble}")
+            self._events.append(f"at step {number}: {trouble}")
 
-    def _direction(self, step: Step, parameters: Vector | None) -> tuple[Vector, float]:
+    def _solve(self, number: int, parameters: Vector | None) -> tuple[Vector, float]:
         """Q and the mean query loss, at the student's own or at other parameters."""
-        with self._apart(step):
-            v, query_loss = mean_gradient(self.setting.student, self.setting.task.query_loss, [self._queries(step)], parameters)
-            return self.solver.solve(v, self._problem(step)), query_loss
+        with self._apart(number):
+            v, query_loss = mean_gradient(self.setting.student, self.setting.task.query_loss, [self._queries(number)], parameters)
+            return self.solver.solve(v, self._problem(number)), query_loss
 
-    def _apart(self, step: Step) -> AbstractContextManager[None]:
+    def _apart(self, number: int) -> AbstractContextManager[None]:
         """Dropout in passes of our own draws from its own numbers, so that the student's are those of an unweighted run."""
-        return random_state(self._generator(step, 3).get_state())
+        return random_state(self._generator(number, 3).get_state())
 
-    def _queries(self, step: Step) -> Batch:
+    def _queries(self, number: int) -> Batch:
         queries = self.setting.queries
         assert queries is not None
         if self.query_batch is None or self.query_batch >= len(queries):
             return queries
-        return queries.take(torch.randperm(len(queries), generator=self._generator(step, 1))[: self.query_batch])
+        return queries.take(torch.randperm(len(queries), generator=self._generator(number, 1))[: self.query_batch])
 
-    def _problem(self, step: Step) -> Problem:
-        generator = self._generator(step, 2)
+    def _problem(self, number: int) -> Problem:
+        generator = self._generator(number, 2)
         drawn = self.setting.draw(self.samples, generator)
         return Problem(self.setting.student, self.setting.task, [drawn], generator)
 
-    def _generator(self, step: Step, stream: int) -> torch.Generator:
+    def _generator(self, number: int, stream: int) -> torch.Generator:
         """The random numbers of one step: they depend on seed and step alone, so that a resumed run draws the same."""
-        return torch.Generator().manual_seed((self.setting.seed * 1_000_003 + step.number * 4 + stream) % 2**63)
+        return torch.Generator().manual_seed((self.setting.seed * 1_000_003 + number * 4 + stream) % 2**63)
 
     def _weigh(self, step: Step, q: Vector) -> tuple[Tensor, Tensor]:
         """This process's scores, and its weights normalised over the samples of all processes.

@@ -74,14 +74,24 @@ class Weighting(ABC):
     Attributes:
         needs_queries: Whether a query set must be there.
         constant: Whether every weight is 1, so that nothing needs to be looked at before the backward pass.
+        way: How the step is to get its inner products; `auto` takes the cheapest that is exact.
     """
 
     needs_queries = False
     constant = False
+    way = "auto"
 
     def bind(self, setting: Setting) -> None:
         """Take note of the run. Called once, before the first step and before `load_state`."""
         self.setting = setting
+
+    def direction(self, number: int) -> Vector | None:
+        """The vector that this step's inner products will be asked along, where it is known before the student's forward pass.
+
+        Args:
+            number: Optimiser steps taken.
+        """
+        return None
 
     @abstractmethod
     def __call__(self, step: Step) -> Tensor:

@@ -1,0 +1,234 @@
+"""Inner products and the weighted gradient from one backward pass: each layer's inputs times the gradients of its outputs.
+
+For a layer y = L(x; theta) that is linear in its parameters, sample i's share of `<q, g_i>` is <d_i, L(x_i; q)>, with d_i the
+gradient of its loss at the layer's output; and the gradient of sum_i w_i l_i is what the layer makes of (x_i, w_i d_i). So the
+backward pass goes down to the layers' outputs only, and the weighted gradient costs no second one. Exact where the samples of a
+batch do not meet inside the model; `ways.choose` finds out, by comparing with the forward-mode pass, which is always exact.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from limbeck.influence.vectors import Vector, trainable
+
+Leaf = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Embedding | nn.LayerNorm | nn.GroupNorm | _BatchNorm
+"""Layers that are linear in their parameters and keep the samples of a batch apart (batch normalisation in evaluation mode)."""
+
+
+@dataclass
+class Call:
+    """One call of a layer.
+
+    Args:
+        layer: The layer.
+        inputs: What went in, detached.
+        output: What came out, with its graph.
+        gradient: The gradient of the losses' mean at the output, [B, ...]; filled in by `Capture.backward`.
+    """
+
+    layer: Leaf
+    inputs: Tensor
+    output: Tensor
+    gradient: Tensor | None = None
+
+
+def obstacles(model: nn.Module) -> list[str]:
+    """Why products of captured tensors would not give this model's gradients, all reasons at once; empty where they would.
+
+    What cannot be seen from the modules alone (samples mixed by the model's own code, a weight used outside its layer) is left
+    to the comparison with the exact pass.
+    """
+    owners = {id(part) for module in model.modules() if isinstance(module, Leaf) for part in module.parameters(recurse=False)}
+    bare = [name for name, part in trainable(model).items() if id(part) not in owners]
+    mixing = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and (m.training or m.running_mean is None)]
+    lookups = [name for name, m in model.named_modules() if isinstance(m, nn.Embedding) and (m.max_norm or m.sparse)]
+    said = []
+    if bare:
+        said.append(f"{', '.join(bare[:3])}{' ...' if len(bare) > 3 else ''}: in no layer that is linear in its parameters")
+    if mixing:
+        said.append(f"{mixing[0]}{' ...' if len(mixing) > 1 else ''}: batch normalisation in train mode mixes the samples")
+    if lookups:
+        said.append(f"{lookups[0]}: an embedding that renormalises or is sparse")
+    return said
+
+
+@final
+class Capture:
+    """Calls of a model's layers, in order, while `recording` is on.
+
+    Args:
+        model: Whose trainable parameters matter.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = trainable(model)
+        self.names = {id(part): name for name, part in self.parameters.items()}
+        self.layers = [
+            module for module in model.modules()
+            if isinstance(module, Leaf) and any(id(part) in self.names for part in module.parameters(recurse=False))
+        ]  # fmt: skip
+        self.in_place = any(getattr(module, "inplace", False) for module in model.modules())
+        self.calls: list[Call] = []
+
+    @contextmanager
+    def recording(self, count: int) -> Iterator[None]:
+        """Watch the layers; the hooks are gone afterwards, whatever happens.
+
+        Args:
+            count: Samples in the batch. What an embedding gives for all of them at once (positions) is repeated for each.
+        """
+        self.calls.clear()
+
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
+            assert isinstance(layer, Leaf)
+            x = (inputs or tuple(named.values()))[0].detach()
+            if isinstance(layer, nn.Embedding) and (len(output) == 1 or output.dim() == 2) and len(output) != count:
+                x, output = (part.expand(count, *part.shape[part.dim() - kept :]) for part, kept in ((x, 1), (output, 2)))
+            self.calls.append(Call(layer, x, output))
+            return output.clone() if self.in_place else output  # an activation in place then changes the copy
+
+        handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in self.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def backward(self, loss: Tensor) -> None:
+        """Fill in the gradients at the layers' outputs.
+
+        Args:
+            loss: The mean over the batch of losses that each belong to one sample.
+        """
+        outputs = [call.output for call in self.calls]
+        for call, gradient in zip(self.calls, torch.autograd.grad(loss, outputs, allow_unused=True), strict=True):
+            call.gradient = gradient
+            call.output = call.output.detach()
+
+    def products(self, q: Vector, count: int) -> Tensor:
+        """<q, g_i> for every sample, [B]; g_i is the gradient of sample i's own loss, not of its share of the mean.
+
+        Args:
+            q: The direction, by parameter name.
+            count: B.
+        """
+        total: Tensor | None = None
+        for call in self.calls:
+            if call.gradient is None:
+                continue
+            moved = _forward(call.layer, call.inputs, *self._own(call.layer, q))
+            if moved is not None:
+                part = (moved * call.gradient).reshape(count, -1).sum(1)
+                total = part if total is None else total + part
+        assert total is not None
+        return total * count
+
+    def gradients(self, weights: Tensor) -> Vector:
+        """The gradient of sum_i w_i l_i / B by parameter name; parameters that no call reached are left out.
+
+        Args:
+            weights: [B].
+        """
+        total: Vector = {}
+        for call in self.calls:
+            if call.gradient is None:
+                continue
+            scaled = call.gradient * weights.to(call.gradient.dtype).view(-1, *[1] * (call.gradient.dim() - 1))
+            parts = _backward(call.layer, call.inputs, scaled)
+            for part, own in zip((call.layer.weight, getattr(call.layer, "bias", None)), parts, strict=True):
+                name = self.names.get(id(part))
+                if name is not None and own is not None:
+                    total[name] = own if name not in total else total[name] + own
+        return total
+
+    def _own(self, layer: Leaf, q: Vector) -> tuple[Tensor | None, Tensor | None]:
+        """A layer's part of a vector: weight and bias, None for what is not trained."""
+        names = (self.names.get(id(layer.weight)), self.names.get(id(getattr(layer, "bias", None))))
+        weight, bias = (None if name is None else q[name] for name in names)
+        return weight, bias
+
+
+def _forward(layer: Leaf, x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The layer with these parameters, on this input; a parameter that is None counts as 0. None where both are."""
+    if isinstance(layer, nn.Embedding):
+        return None if w is None else F.embedding(x, w)
+    if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+        if w is not None:
+            w, b = w.to(x.dtype), None if b is None else b.to(x.dtype)
+            return F.linear(x, w, b) if isinstance(layer, nn.Linear) else layer._conv_forward(x, w, b)
+        return None if b is None else b.view(-1, *[1] * (0 if isinstance(layer, nn.Linear) else x.dim() - 2))
+    if w is None and b is None:
+        return None
+    axes = _over(layer, x)
+    total = torch.zeros_like(x) if w is None else _normalised(layer, x) * w.view(axes)
+    return total if b is None else total + b.view(axes)
+
+
+def _backward(layer: Leaf, x: Tensor, d: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of sum <d, layer(x)> in the layer's weight and bias; the kernels are those of the plain backward pass."""
+    w, b = layer.weight, getattr(layer, "bias", None)
+    wanted = [w is not None and w.requires_grad, b is not None and b.requires_grad]
+    if isinstance(layer, nn.Embedding):
+        pad = -1 if layer.padding_idx is None else layer.padding_idx
+        return torch.ops.aten.embedding_dense_backward(d, x, layer.num_embeddings, pad, layer.scale_grad_by_freq), None
+    if isinstance(layer, nn.Linear):
+        rows, slopes = x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
+        return slopes.t() @ rows if wanted[0] else None, slopes.sum(0) if wanted[1] else None
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return _convolution_backward(layer, x, d, wanted)
+    return _normalisation_backward(layer, x, d, wanted)
+
+
+def _convolution_backward(
+    layer: nn.Conv1d | nn.Conv2d, x: Tensor, d: Tensor, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    padding: str | Sequence[int] = layer.padding
+    if layer.padding_mode != "zeros" or isinstance(padding, str):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), [0] * len(layer.kernel_size)
+    sizes = None if layer.bias is None else [len(layer.bias)]
+    plain = (layer.stride, padding, layer.dilation, False, [0] * len(layer.stride), layer.groups)
+    found = torch.ops.aten.convolution_backward(d, x, layer.weight.detach(), sizes, *plain, [False, *wanted])
+    return found[1], found[2]
+
+
+def _normalisation_backward(
+    layer: nn.LayerNorm | nn.GroupNorm | _BatchNorm, x: Tensor, d: Tensor, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    kernels, w, b, mask = torch.ops.aten, layer.weight, layer.bias, [False, *wanted]
+    if isinstance(layer, nn.LayerNorm):
+        _, mean, scale = kernels.native_layer_norm(x, layer.normalized_shape, w, b, layer.eps)
+        found = kernels.native_layer_norm_backward(d.contiguous(), x, layer.normalized_shape, mean, scale, w, b, mask)
+    elif isinstance(layer, nn.GroupNorm):
+        x, sizes = x.contiguous(), (x.shape[0], x.shape[1], x.shape[2:].numel(), layer.num_groups)
+        _, mean, scale = kernels.native_group_norm(x, w, b, *sizes, layer.eps)
+        found = kernels.native_group_norm_backward(d.contiguous(), x, mean, scale, w, *sizes, mask)
+    else:
+        found = kernels.native_batch_norm_backward(
+            d, x, w, layer.running_mean, layer.running_var, None, None, False, layer.eps, mask
+        )
+    return found[1], found[2]
+
+
+def _over(layer: Leaf, x: Tensor) -> tuple[int, ...]:
+    """The shape in which a normalisation's parameters stand beside its input."""
+    if isinstance(layer, nn.LayerNorm):
+        return (*[1] * (x.dim() - len(layer.normalized_shape)), *layer.normalized_shape)
+    return (1, x.shape[1], *[1] * (x.dim() - 2))
+
+
+def _normalised(layer: Leaf, x: Tensor) -> Tensor:
+    """The input as a normalisation leaves it, without gain and shift."""
+    if isinstance(layer, nn.LayerNorm):
+        return F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+    if isinstance(layer, nn.GroupNorm):
+        return F.group_norm(x, layer.num_groups, None, None, layer.eps)
+    assert isinstance(layer, _BatchNorm)
+    return F.batch_norm(x, layer.running_mean, layer.running_var, None, None, False, 0.0, layer.eps)

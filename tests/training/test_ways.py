@@ -1,0 +1,187 @@
+"""A weighted step is the same by every way that it may get its inner products, and no way is taken that is not exact."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+from training_makers import parts, prepared, train, weighting
+
+from limbeck.align.taps import Tapped
+from limbeck.core.errors import UsageError
+from limbeck.influence.captured import Capture, obstacles
+from limbeck.influence.gradients import inner_products, per_sample_gradients_slow, products_at_outputs
+from limbeck.influence.restoring import random_state, statistics_untouched
+from limbeck.influence.tangents import Tangents
+from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
+from limbeck.influence.ways import choose
+from limbeck.losses.labels.ce import CE
+from limbeck.training.steps.student import Student
+from support.makers import FromTheMean, generator
+from support.nets import BY_NAME, CASES, TASK, Case
+
+NOT_CARRIED = {"weight normalisation", "spectral normalisation", "a function without forward derivative"}
+NOT_CAPTURED = {"a weight used functionally"}
+"""What only the trial finds out; the other nets that cannot be captured say so themselves."""
+
+
+def direction(model: nn.Module, seed: int = 5) -> Vector:
+    random = generator(seed)
+    return {name: torch.randn(part.shape, generator=random, dtype=part.dtype) for name, part in trainable(model).items()}
+
+
+def explicit(case: Case) -> tuple[Tapped, Vector, Tensor, Tensor]:
+    """The net, a direction, the state of the random numbers, and every sample's gradient by a backward pass of its own."""
+    model, rng = case.make(), torch.get_rng_state()
+    with random_state(rng):
+        rows = per_sample_gradients_slow(model, TASK.training_loss, case.batch())
+    return model, direction(model), rng, rows
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name not in NOT_CARRIED], ids=lambda case: case.name)
+def test_tangents_on_the_forward_pass_equal_explicit_gradients(case: Case) -> None:
+    model, q, rng, rows = explicit(case)
+    batch = case.batch()
+    with statistics_untouched(model), random_state(rng), Tangents(model, q) as tangents:
+        answer = model(batch)
+    found = products_at_outputs(TASK.training_loss, batch, answer, tangents.outputs(answer), coupled=False)
+    assert_close(found, rows @ flatten(q), rtol=1e-9, atol=1e-9)
+    with random_state(rng), statistics_untouched(model):
+        plain = model(batch)
+    assert torch.equal(answer.logits, plain.logits)
+    assert answer.logits.grad_fn is not None
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if not obstacles(c.make()) and c.name not in NOT_CAPTURED], ids=lambda c: c.name
+)
+def test_captured_products_and_weighted_gradient_equal_explicit_gradients(case: Case) -> None:
+    model, q, rng, rows = explicit(case)
+    batch, capture = case.batch(), Capture(model)
+    weights = torch.rand(len(batch), generator=generator(1), dtype=torch.float64) * 2
+    with random_state(rng), capture.recording(len(batch)):
+        answer = model(batch)
+    capture.backward(TASK.training_loss(lambda _: answer, batch).mean())
+    assert_close(capture.products(q, len(batch)), rows @ flatten(q), rtol=1e-9, atol=1e-9)
+    wanted = unflatten(weights @ rows / len(batch), trainable(model))
+    found = capture.gradients(weights)
+    for name, part in wanted.items():
+        assert_close(found.get(name, torch.zeros_like(part)), part, rtol=1e-9, atol=1e-9)
+
+
+def test_positions_that_all_samples_share_are_captured_for_each() -> None:
+    class Positions(nn.Module):
+        def __init__(self, shape: tuple[int, ...]) -> None:
+            super().__init__()
+            self.words, self.places, self.head = nn.Embedding(7, 4), nn.Embedding(6, 4), nn.Linear(4, 3)
+            self.ids = torch.arange(6).view(shape)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            logits: Tensor = self.head(torch.tanh(self.words(inputs) + self.places(self.ids)).mean(1))
+            return logits
+
+    for shape in ((6,), (1, 6)):
+        case = Case("positions", lambda shape=shape: Positions(shape))
+        torch.manual_seed(0)
+        model = Tapped(Positions(shape)).double()
+        batch = case.batch(rows=4)
+        batch = type(batch)(torch.arange(24).view(4, 6) % 7, batch.targets, batch.index, None, batch.meta)
+        rows = per_sample_gradients_slow(model, TASK.training_loss, batch)
+        q, capture = direction(model), Capture(model)
+        with capture.recording(4):
+            answer = model(batch)
+        capture.backward(TASK.training_loss(lambda _, answer=answer: answer, batch).mean())
+        assert_close(capture.products(q, 4), rows @ flatten(q), rtol=1e-10, atol=1e-10)
+        found = capture.gradients(torch.ones(4))
+        assert_close(torch.cat([found[name].reshape(-1) for name in trainable(model)]), rows.mean(0), rtol=1e-10, atol=1e-10)
+
+
+WAYS = {
+    "mlp": "captured",
+    "group norm": "captured",
+    "layer norm": "captured",
+    "dropout": "captured",
+    "tokens": "captured",
+    "a module used twice": "captured",
+    "batch norm, train mode": "carried",
+    "attention, train mode": "carried",
+    "LSTM": "carried",
+    "a bare parameter": "carried",
+    "a weight used functionally": "carried",
+    "weight normalisation": "separate",
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.filterwarnings("ignore:.*two backward passes")
+def test_the_cheapest_exact_way_is_chosen_and_the_others_say_why_not(name: str) -> None:
+    case = BY_NAME[name]
+    model = case.make()
+    state, rng = {key: part.clone() for key, part in model.state_dict().items()}, torch.get_rng_state()
+    found = choose(model, TASK.training_loss, case.batch(), direction(model), rng, coupled=False)
+    assert found.way == WAYS[name]
+    assert len(found.why) == ("captured", "carried", "separate").index(found.way)
+    assert all(torch.equal(part, state[key]) for key, part in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(part.grad is None for part in model.parameters())
+
+
+def test_a_net_that_mixes_samples_on_its_own_is_not_captured() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            inner = self.first(inputs)
+            logits: Tensor = self.head(torch.tanh(inner - inner.mean(0)))
+            return logits
+
+    torch.manual_seed(0)
+    model, case = Tapped(Mixer()).double(), BY_NAME["mlp"]
+    found = choose(model, TASK.training_loss, case.batch(), direction(model), torch.get_rng_state(), coupled=False)
+    assert found.way == "carried"
+    assert "mixes samples" in found.why[0]
+
+
+def test_a_coupled_loss_is_not_captured_and_is_exact() -> None:
+    made = parts(objective=FromTheMean() + CE(), weights=weighting(), double=True)
+    training, batch = prepared(made, Student())
+    q = direction(made.distiller.student)
+    rng = torch.get_rng_state()
+    task = made.distiller.task()
+    found = choose(made.distiller.student, task.training_loss, batch, q, rng, coupled=True)
+    assert (found.way, found.why) == ("carried", ("not captured: the loss couples the samples",))
+    with statistics_untouched(made.distiller.student), Tangents(made.distiller.student, q) as tangents:
+        answer = made.distiller.student(batch)
+    products = products_at_outputs(task.training_loss, batch, answer, tangents.outputs(answer), coupled=True)
+    assert_close(products, inner_products(made.distiller.student, task.training_loss, batch, q), rtol=1e-10, atol=1e-10)
+    assert training.way is None
+
+
+@pytest.mark.parametrize("kind", ["mlp", "dropout", "layernorm", "batchnorm", "everything"])
+def test_a_run_is_the_same_by_every_way(kind: str) -> None:
+    def student(way: str) -> dict[str, Tensor]:
+        return train(parts(kind=kind, weights=weighting(way=way), double=True), epochs=2).student
+
+    wanted = student("separate")
+    mixing = kind in ("batchnorm", "everything")
+    for way in ("carried", "auto") if mixing else ("captured", "carried", "auto"):
+        for name, part in student(way).items():
+            assert_close(part, wanted[name], rtol=1e-9, atol=1e-10, msg=lambda text, way=way: f"{way}: {text}")
+
+
+def test_the_way_is_kept_and_can_be_named() -> None:
+    assert train(parts(weights=weighting())).training.way.way == "captured"  # type: ignore[union-attr]
+    assert train(parts(kind="batchnorm", weights=weighting())).training.way.way == "carried"  # type: ignore[union-attr]
+    assert train(parts(weights=weighting(way="separate"))).training.way.way == "separate"  # type: ignore[union-attr]
+    assert train(parts()).training.way is None
+    with pytest.raises(UsageError, match=r"way must be 'auto', 'captured', 'carried', 'separate', got 'fast'"):
+        weighting(way="fast")
+
+
+def test_a_hook_is_gone_after_an_error_in_the_middle() -> None:
+    model = Tapped(BY_NAME["mlp"].make().model)
+    capture = Capture(model)
+    with pytest.raises(RuntimeError), capture.recording(4):
+        model(BY_NAME["mlp"].batch(torch.float16))
+    assert not any(module._forward_hooks for module in model.modules())
