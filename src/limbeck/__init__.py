@@ -46,6 +46,12 @@ _PLACES: Mapping[str, str] = {
     "AT": "limbeck.losses.features.at:AT",
     "NST": "limbeck.losses.features.nst:NST",
     "SimKD": "limbeck.losses.heads.simkd:SimKD",
+    "FitNet": "limbeck.losses.features.fitnet:FitNet",
+    "ND": "limbeck.losses.features.nd:ND",
+    "SRRL": "limbeck.losses.features.srrl:SRRL",
+    "VID": "limbeck.losses.features.vid:VID",
+    "AB": "limbeck.losses.features.ab:AB",
+    "FT": "limbeck.losses.features.ft:FT",
     # data
     "InMemory": "limbeck.data.source:InMemory",
     "Source": "limbeck.data.source:Source",
@@ -99,6 +105,16 @@ _PLACES: Mapping[str, str] = {
     "mean_one": "limbeck.weighting.squash:mean_one",
     "normalise": "limbeck.weighting.squash:normalise",
     "squash": "limbeck.weighting.squash:squash",
+    # balance
+    "Static": "limbeck.balancing.static:Static",
+    "DynamicLambda": "limbeck.balancing.dynamic_lambda:DynamicLambda",
+    "Uncertainty": "limbeck.balancing.uncertainty:Uncertainty",
+    "GradientAlignment": "limbeck.balancing.gradient_alignment:GradientAlignment",
+    "PCGrad": "limbeck.balancing.multi_task:PCGrad",
+    "MGDA": "limbeck.balancing.multi_task:MGDA",
+    "CAGrad": "limbeck.balancing.multi_task:CAGrad",
+    "UPGrad": "limbeck.balancing.multi_task:UPGrad",
+    "Balancer": "limbeck.balancing.balancer:Balancer",
     # influence
     "Distillation": "limbeck.influence.task:Distillation",
     "Supervised": "limbeck.influence.task:Supervised",
@@ -141,6 +157,15 @@ _PLACES: Mapping[str, str] = {
 
 if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds the two together
     from limbeck.align.taps import Tapped as Tapped
+    from limbeck.balancing.balancer import Balancer as Balancer
+    from limbeck.balancing.dynamic_lambda import DynamicLambda as DynamicLambda
+    from limbeck.balancing.gradient_alignment import GradientAlignment as GradientAlignment
+    from limbeck.balancing.multi_task import MGDA as MGDA
+    from limbeck.balancing.multi_task import CAGrad as CAGrad
+    from limbeck.balancing.multi_task import PCGrad as PCGrad
+    from limbeck.balancing.multi_task import UPGrad as UPGrad
+    from limbeck.balancing.static import Static as Static
+    from limbeck.balancing.uncertainty import Uncertainty as Uncertainty
     from limbeck.core import errors as errors
     from limbeck.core.batch import Batch as Batch
     from limbeck.core.objective import Objective as Objective
@@ -187,12 +212,18 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.influence.task import Distillation as Distillation
     from limbeck.influence.task import Supervised as Supervised
     from limbeck.influence.task import Task as Task
+    from limbeck.losses.features.ab import AB as AB
     from limbeck.losses.features.at import AT as AT
     from limbeck.losses.features.cc import CC as CC
+    from limbeck.losses.features.fitnet import FitNet as FitNet
+    from limbeck.losses.features.ft import FT as FT
+    from limbeck.losses.features.nd import ND as ND
     from limbeck.losses.features.nst import NST as NST
     from limbeck.losses.features.pkt import PKT as PKT
     from limbeck.losses.features.rkd import RKD as RKD
     from limbeck.losses.features.sp import SP as SP
+    from limbeck.losses.features.srrl import SRRL as SRRL
+    from limbeck.losses.features.vid import VID as VID
     from limbeck.losses.heads.dho import DHO as DHO
     from limbeck.losses.heads.onhead import OnHead as OnHead
     from limbeck.losses.heads.serial import Serial as Serial
