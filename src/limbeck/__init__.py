@@ -52,6 +52,10 @@ _PLACES: Mapping[str, str] = {
     "VID": "limbeck.losses.features.vid:VID",
     "AB": "limbeck.losses.features.ab:AB",
     "FT": "limbeck.losses.features.ft:FT",
+    "CRD": "limbeck.losses.features.crd:CRD",
+    "ReviewKD": "limbeck.losses.features.reviewkd:ReviewKD",
+    "SemCKD": "limbeck.losses.features.semckd:SemCKD",
+    "TRG": "limbeck.losses.features.trg:TRG",
     # data
     "InMemory": "limbeck.data.source:InMemory",
     "Source": "limbeck.data.source:Source",
@@ -215,14 +219,18 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.features.ab import AB as AB
     from limbeck.losses.features.at import AT as AT
     from limbeck.losses.features.cc import CC as CC
+    from limbeck.losses.features.crd import CRD as CRD
     from limbeck.losses.features.fitnet import FitNet as FitNet
     from limbeck.losses.features.ft import FT as FT
     from limbeck.losses.features.nd import ND as ND
     from limbeck.losses.features.nst import NST as NST
     from limbeck.losses.features.pkt import PKT as PKT
+    from limbeck.losses.features.reviewkd import ReviewKD as ReviewKD
     from limbeck.losses.features.rkd import RKD as RKD
+    from limbeck.losses.features.semckd import SemCKD as SemCKD
     from limbeck.losses.features.sp import SP as SP
     from limbeck.losses.features.srrl import SRRL as SRRL
+    from limbeck.losses.features.trg import TRG as TRG
     from limbeck.losses.features.vid import VID as VID
     from limbeck.losses.heads.dho import DHO as DHO
     from limbeck.losses.heads.onhead import OnHead as OnHead

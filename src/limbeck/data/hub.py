@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from limbeck.core.errors import DataError, nearest
-from limbeck.data.extras import optional
+from limbeck.core.extras import optional
 from limbeck.data.files import as_labels, existing
 from limbeck.data.noise import noisy
 from limbeck.data.pictures import Pictures

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.core.checks import whole
 from limbeck.core.errors import DataError
-from limbeck.data.extras import optional
+from limbeck.core.extras import optional
 from limbeck.data.png import png
 from limbeck.data.source import Scaling, Shown, Source
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from limbeck.core.errors import DataError
+from limbeck.core.extras import optional
 from limbeck.data.arrays import as_inputs, prepare
-from limbeck.data.extras import optional
 from limbeck.data.noise import noisy
 from limbeck.data.source import InMemory, expression
 

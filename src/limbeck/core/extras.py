@@ -1,4 +1,4 @@
-"""Optional packages, asked for when a reader that needs one is made."""
+"""Optional packages, asked for when a part that needs one is made."""
 
 from importlib import import_module
 from types import ModuleType
