@@ -96,6 +96,7 @@ _PLACES: Mapping[str, str] = {
     "Tapped": "limbeck.align.taps:Tapped",
     "Teacher": "limbeck.teachers.teacher:Teacher",
     "Single": "limbeck.teachers.single:Single",
+    "Ensemble": "limbeck.teachers.ensemble:Ensemble",
     # weights
     "Weighting": "limbeck.weighting.weighting:Weighting",
     "InfluenceWeighting": "limbeck.weighting.influence:InfluenceWeighting",
@@ -145,6 +146,7 @@ _PLACES: Mapping[str, str] = {
     "Sequential": "limbeck.training.steps.sequential:Sequential",
     "Offline": "limbeck.training.steps.offline:Offline",
     "export": "limbeck.students.export:export",
+    "MeanTeacher": "limbeck.training.steps.mean_teacher:MeanTeacher",
     # figures, verdict and whole runs
     "accuracy": "limbeck.evaluation.accuracy:accuracy",
     "nll": "limbeck.evaluation.accuracy:nll",
@@ -277,11 +279,13 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.models.vgg import VGG13 as VGG13
     from limbeck.models.wrn import WRN as WRN
     from limbeck.students.export import export as export
+    from limbeck.teachers.ensemble import Ensemble as Ensemble
     from limbeck.teachers.single import Single as Single
     from limbeck.teachers.teacher import Teacher as Teacher
     from limbeck.training.callback import Callback as Callback
     from limbeck.training.checkpoint import Keeper as Keeper
     from limbeck.training.fit import fit as fit
+    from limbeck.training.steps.mean_teacher import MeanTeacher as MeanTeacher
     from limbeck.training.steps.offline import Offline as Offline
     from limbeck.training.steps.sequential import Sequential as Sequential
     from limbeck.training.steps.simultaneous import Simultaneous as Simultaneous

@@ -10,7 +10,18 @@ from importlib import import_module
 from typing import Literal, get_args
 
 Kind = Literal[
-    "terms", "weightings", "solvers", "balancers", "steps", "data", "texts", "transforms", "models", "optimizers", "schedules"
+    "terms",
+    "weightings",
+    "solvers",
+    "balancers",
+    "teachers",
+    "steps",
+    "data",
+    "texts",
+    "transforms",
+    "models",
+    "optimizers",
+    "schedules",
 ]
 Status = Literal["stable", "experimental"]
 
@@ -19,6 +30,7 @@ WORDS: Mapping[Kind, str] = {
     "weightings": "weighting",
     "solvers": "solver",
     "balancers": "balancer",
+    "teachers": "teacher",
     "steps": "step",
     "data": "data reader",
     "texts": "text column",
@@ -29,7 +41,7 @@ WORDS: Mapping[Kind, str] = {
 }
 """One of each kind, in words."""
 
-METHODS: tuple[Kind, ...] = ("terms", "weightings", "solvers", "balancers", "steps")
+METHODS: tuple[Kind, ...] = ("terms", "weightings", "solvers", "balancers", "teachers", "steps")
 """The kinds that are methods; the others are what methods are applied to."""
 
 
@@ -629,6 +641,26 @@ ROWS: tuple[Row, ...] = (
         "one backward pass per term",
         "experimental",
     ),
+    # teachers
+    Row(
+        "Single",
+        "teachers",
+        "limbeck.teachers.single:Single",
+        "One model, frozen or moved by a step",
+        "",
+        "a model",
+        "its forward pass",
+    ),
+    Row(
+        "Ensemble",
+        "teachers",
+        "limbeck.teachers.ensemble:Ensemble",
+        "Weighted mean of the probabilities or logits of several teachers",
+        "Hinton et al., 2015, arXiv:1503.02531",
+        "teachers",
+        "their forward passes",
+        "experimental",
+    ),
     # steps
     Row(
         "Student",
@@ -677,6 +709,16 @@ ROWS: tuple[Row, ...] = (
         KD_AIF,
         "",
         "a second training and one scoring pass",
+    ),
+    Row(
+        "MeanTeacher",
+        "steps",
+        "limbeck.training.steps.mean_teacher:MeanTeacher",
+        "A teacher that is the running mean of its student",
+        "Tarvainen, Valpola, 2017, arXiv:1703.01780",
+        "a teacher of the student's architecture",
+        "one copy of the student",
+        "experimental",
     ),
     # data
     Row("Digits", "data", "limbeck.data.digits:Digits", "Handwritten digits of scikit-learn, 1,797 images of 8 x 8, no download"),

@@ -24,7 +24,7 @@ def alike(kind: str = "mlp") -> Parts:
     return made
 
 
-class Path_(Callback):
+class Way(Callback):
     """The student after each step."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ def test_golden_numbers() -> None:
 
 def test_it_follows_and_begins_as_a_copy() -> None:
     """With n the step, the share of the old is min(decay, 1 - 1 / n): 0, 1/2, then 0.6."""
-    way = Path_()
+    way = Way()
     ran = train(alike("batchnorm"), MeanTeacher(0.6), callbacks=[way], steps=4)
     names = [name for name, _ in ran.training.distiller.student.model.named_parameters()]
     for name in names:

@@ -76,8 +76,8 @@ class MeanTeacher:
 
 @torch.no_grad()
 def follow(mean: torch.nn.Module, model: torch.nn.Module, share: float) -> None:
-    """mean <- share mean + (1 - share) model for the parameters; buffers are copied."""
-    for part, new in zip(mean.parameters(), model.parameters(), strict=True):
-        part.copy_(share * part + (1 - share) * new)
-    for part, new in zip(mean.buffers(), model.buffers(), strict=True):
-        part.copy_(new)
+    """The mean becomes share mean + (1 - share) model for the parameters; buffers are copied."""
+    for own, other in zip(mean.parameters(), model.parameters(), strict=True):
+        own.copy_(share * own + (1 - share) * other)
+    for kept, new in zip(mean.buffers(), model.buffers(), strict=True):
+        kept.copy_(new)
