@@ -130,6 +130,9 @@ _PLACES: Mapping[str, str] = {
     "Identity": "limbeck.influence.curvature.identity:Identity",
     "Diagonal": "limbeck.influence.curvature.diagonal:Diagonal",
     "ConjugateGradient": "limbeck.influence.curvature.conjugate_gradient:ConjugateGradient",
+    "LiSSA": "limbeck.influence.curvature.lissa:LiSSA",
+    "LBFGS": "limbeck.influence.curvature.lbfgs:LBFGS",
+    "LastLayers": "limbeck.influence.curvature.last_layers:LastLayers",
     "KFAC": "limbeck.influence.curvature.kfac:KFAC",
     "EKFAC": "limbeck.influence.curvature.ekfac:EKFAC",
     "Exact": "limbeck.influence.curvature.exact:Exact",
@@ -212,6 +215,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.influence.curvature.exact import Exact as Exact
     from limbeck.influence.curvature.identity import Identity as Identity
     from limbeck.influence.curvature.kfac import KFAC as KFAC
+    from limbeck.influence.curvature.last_layers import LastLayers as LastLayers
+    from limbeck.influence.curvature.lbfgs import LBFGS as LBFGS
+    from limbeck.influence.curvature.lissa import LiSSA as LiSSA
     from limbeck.influence.curvature.solver import Solver as Solver
     from limbeck.influence.scores import Scores as Scores
     from limbeck.influence.scores import score as score
