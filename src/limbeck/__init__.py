@@ -150,6 +150,9 @@ _PLACES: Mapping[str, str] = {
     "Offline": "limbeck.training.steps.offline:Offline",
     "export": "limbeck.students.export:export",
     "MeanTeacher": "limbeck.training.steps.mean_teacher:MeanTeacher",
+    "WAKD": "limbeck.training.averages.wakd:WAKD",
+    "WeightEMA": "limbeck.training.averages.weightema:WeightEMA",
+    "SWAD": "limbeck.training.averages.swad:SWAD",
     # figures, verdict and whole runs
     "accuracy": "limbeck.evaluation.accuracy:accuracy",
     "nll": "limbeck.evaluation.accuracy:nll",
@@ -288,6 +291,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.teachers.ensemble import Ensemble as Ensemble
     from limbeck.teachers.single import Single as Single
     from limbeck.teachers.teacher import Teacher as Teacher
+    from limbeck.training.averages.swad import SWAD as SWAD
+    from limbeck.training.averages.wakd import WAKD as WAKD
+    from limbeck.training.averages.weightema import WeightEMA as WeightEMA
     from limbeck.training.callback import Callback as Callback
     from limbeck.training.checkpoint import Keeper as Keeper
     from limbeck.training.fit import fit as fit

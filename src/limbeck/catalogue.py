@@ -32,6 +32,7 @@ WORDS: Mapping[Kind, str] = {
     "balancers": "balancer",
     "teachers": "teacher",
     "steps": "step",
+    "averages": "average of weights",
     "data": "data reader",
     "texts": "text column",
     "transforms": "transform",
@@ -41,7 +42,7 @@ WORDS: Mapping[Kind, str] = {
 }
 """One of each kind, in words."""
 
-METHODS: tuple[Kind, ...] = ("terms", "weightings", "solvers", "balancers", "teachers", "steps")
+METHODS: tuple[Kind, ...] = ("terms", "weightings", "solvers", "balancers", "teachers", "steps", "averages")
 """The kinds that are methods; the others are what methods are applied to."""
 
 
@@ -745,6 +746,37 @@ ROWS: tuple[Row, ...] = (
         "Tarvainen, Valpola, 2017, arXiv:1703.01780",
         "a teacher of the student's architecture",
         "one copy of the student",
+        "experimental",
+    ),
+    # averages
+    Row(
+        "WAKD",
+        "averages",
+        "limbeck.training.averages.wakd:WAKD",
+        "Arithmetic mean of the student's weights from some step on",
+        "Berezovskiy, Morozov, 2023, arXiv:2309.11446",
+        "",
+        "one copy of the student",
+        "experimental",
+    ),
+    Row(
+        "WeightEMA",
+        "averages",
+        "limbeck.training.averages.weightema:WeightEMA",
+        "Exponential mean of the student's weights",
+        "Polyak, Juditsky, 1992",
+        "",
+        "one copy of the student",
+        "experimental",
+    ),
+    Row(
+        "SWAD",
+        "averages",
+        "limbeck.training.averages.swad:SWAD",
+        "Mean of the weights over the flat stretch of the validation loss",
+        "Cha et al., 2021, arXiv:2102.08604",
+        "validation samples",
+        "some copies of the student, a validation pass per segment",
         "experimental",
     ),
     # data

@@ -1,0 +1,1 @@
+"""Averages of the student's weights along its training."""
