@@ -33,6 +33,7 @@ _PLACES: Mapping[str, str] = {
     "JSD": "limbeck.losses.logits.jsd:JSD",
     "SkewKL": "limbeck.losses.logits.skewkl:SkewKL",
     "SkewReverseKL": "limbeck.losses.logits.skewreversekl:SkewReverseKL",
+    "TGeoKD": "limbeck.losses.logits.tgeokd:TGeoKD",
     "TotalVariation": "limbeck.losses.logits.totalvariation:TotalVariation",
     "AlphaDivergence": "limbeck.losses.logits.alphadivergence:AlphaDivergence",
     "VirtualTeacher": "limbeck.losses.logits.virtualteacher:VirtualTeacher",
@@ -56,6 +57,9 @@ _PLACES: Mapping[str, str] = {
     "ReviewKD": "limbeck.losses.features.reviewkd:ReviewKD",
     "SemCKD": "limbeck.losses.features.semckd:SemCKD",
     "TRG": "limbeck.losses.features.trg:TRG",
+    "LELP": "limbeck.losses.features.lelp:LELP",
+    "KD3": "limbeck.losses.features.kd3:KD3",
+    "DepthKD": "limbeck.losses.features.depthkd:DepthKD",
     # data
     "InMemory": "limbeck.data.source:InMemory",
     "Source": "limbeck.data.source:Source",
@@ -148,6 +152,7 @@ _PLACES: Mapping[str, str] = {
     "Simultaneous": "limbeck.training.steps.simultaneous:Simultaneous",
     "Sequential": "limbeck.training.steps.sequential:Sequential",
     "Offline": "limbeck.training.steps.offline:Offline",
+    "Bilevel": "limbeck.training.steps.bilevel:Bilevel",
     "export": "limbeck.students.export:export",
     "MeanTeacher": "limbeck.training.steps.mean_teacher:MeanTeacher",
     "WAKD": "limbeck.training.averages.wakd:WAKD",
@@ -231,8 +236,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.features.at import AT as AT
     from limbeck.losses.features.cc import CC as CC
     from limbeck.losses.features.crd import CRD as CRD
+    from limbeck.losses.features.depthkd import DepthKD as DepthKD
     from limbeck.losses.features.fitnet import FitNet as FitNet
     from limbeck.losses.features.ft import FT as FT
+    from limbeck.losses.features.kd3 import KD3 as KD3
+    from limbeck.losses.features.lelp import LELP as LELP
     from limbeck.losses.features.nd import ND as ND
     from limbeck.losses.features.nst import NST as NST
     from limbeck.losses.features.pkt import PKT as PKT
@@ -265,6 +273,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.logits.skewkl import SkewKL as SkewKL
     from limbeck.losses.logits.skewreversekl import SkewReverseKL as SkewReverseKL
     from limbeck.losses.logits.standardised import Standardised as Standardised
+    from limbeck.losses.logits.tgeokd import TGeoKD as TGeoKD
     from limbeck.losses.logits.totalvariation import TotalVariation as TotalVariation
     from limbeck.losses.logits.virtualteacher import VirtualTeacher as VirtualTeacher
     from limbeck.losses.logits.wsld import WSLD as WSLD
@@ -297,6 +306,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.training.callback import Callback as Callback
     from limbeck.training.checkpoint import Keeper as Keeper
     from limbeck.training.fit import fit as fit
+    from limbeck.training.steps.bilevel import Bilevel as Bilevel
     from limbeck.training.steps.mean_teacher import MeanTeacher as MeanTeacher
     from limbeck.training.steps.offline import Offline as Offline
     from limbeck.training.steps.sequential import Sequential as Sequential

@@ -317,13 +317,19 @@ def _record(training: Training, seen: list[Views], values: Tensor, total: float,
     return Record(batch, total, terms, weights, distiller.weighting.last_scores(), figures)
 
 
-def reference_loss(training: Training, count: int) -> Tensor:
-    """The mean label loss on the next `count` of the query samples, in turn, with its graph; leaves no trace in the student."""
+def next_queries(training: Training, count: int) -> Batch:
+    """At most `count` of the query samples, in turn from step to step."""
     assert training.queries is not None
-    student, queries = training.distiller.student, training.queries
+    queries = training.queries
     rows = (training.number * count + torch.arange(min(count, len(queries)), device=queries.index.device)) % len(queries)
+    return queries.take(rows)
+
+
+def reference_loss(training: Training, count: int) -> Tensor:
+    """The mean label loss on the next `count` query samples, with its graph; leaves no trace in the student."""
+    student = training.distiller.student
     with statistics_untouched(student), random_state(torch.get_rng_state()), training.engine.autocast():
-        return label_loss(student, queries.take(rows)).mean()
+        return label_loss(student, next_queries(training, count)).mean()
 
 
 def everyones(parts: list[Views], engine: Engine) -> Views:

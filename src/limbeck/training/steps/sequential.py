@@ -35,7 +35,7 @@ class Sequential(TeacherSide):
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of the teacher, then one of the student."""
         distiller = training.distiller
-        with statistics_untouched(distiller.student), random_state(torch.get_rng_state()), distiller.unbalanced():
+        with statistics_untouched(distiller), random_state(torch.get_rng_state()), distiller.unbalanced():
             first, parts = weighted_backward(training, batch)
             teacher_backward(training, self.model, self.rule, parts, first.weights, weighted=True)
         training.optimizer.zero_grad(set_to_none=True)
