@@ -77,6 +77,9 @@ _PLACES: Mapping[str, str] = {
     "Loader": "limbeck.data.loader:Loader",
     "whole": "limbeck.data.loader:whole",
     "CropFlip": "limbeck.transforms.crop_flip:CropFlip",
+    "MixUp": "limbeck.transforms.mixup:MixUp",
+    "CutMix": "limbeck.transforms.cutmix:CutMix",
+    "Chain": "limbeck.transforms.chain:Chain",
     # models
     "Architecture": "limbeck.models.spec:Architecture",
     "DataSpec": "limbeck.models.spec:DataSpec",
@@ -313,7 +316,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.training.steps.simultaneous import Simultaneous as Simultaneous
     from limbeck.training.steps.student import Student as Student
     from limbeck.training.steps.teacher_only import TeacherOnly as TeacherOnly
+    from limbeck.transforms.chain import Chain as Chain
     from limbeck.transforms.crop_flip import CropFlip as CropFlip
+    from limbeck.transforms.cutmix import CutMix as CutMix
+    from limbeck.transforms.mixup import MixUp as MixUp
     from limbeck.weighting.controls import Oracle as Oracle
     from limbeck.weighting.controls import OwnLoss as OwnLoss
     from limbeck.weighting.controls import Random as Random

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from limbeck.core.errors import ShapeError
 
+MIXTURE = ("mixed_first", "mixed_second", "mixed_share")
+"""The columns of a batch whose samples were mixed in pairs."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -39,6 +42,15 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def mixture(self) -> "tuple[Tensor, Tensor, Tensor] | None":
+        """Where a transform mixed samples in pairs: both labels and the share of the first, [B] each; else None.
+
+        Such a batch has no `targets`: a term that wants one label per sample refuses it, and none takes the wrong one.
+        """
+        found = [self.meta[name] for name in MIXTURE if name in self.meta]
+        return (found[0], found[1], found[2]) if len(found) == len(MIXTURE) else None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every part changed."""

@@ -141,8 +141,12 @@ def targets_of(views: Views, who: str) -> Tensor:
     """The labels, [B] or [B, L].
 
     Raises:
-        UsageError: The batch has no labels.
+        UsageError: The batch has no labels, or two per sample.
     """
+    if views.batch.mixture is not None:
+        raise UsageError(
+            f"{who} needs one label per sample, but these were mixed in pairs; use CE() and terms without labels beside MixUp."
+        )
     if views.batch.targets is None:
         raise UsageError(f"{who} needs labels, but the batch has none; leave the term out or give labelled data.")
     return views.batch.targets

@@ -7,13 +7,15 @@ from torch import Tensor
 from limbeck.core.checks import fraction
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import cross_entropy, token_mean
-from limbeck.losses.sides import fitting_labels
+from limbeck.functional.divergences import cross_entropy, full_precision, token_mean
+from limbeck.losses.sides import fitting_labels, samples_only
 
 
 @final
 class CE(Term):
     """-log softmax(student)_y, in nats, per sample; with smoothing the label is mixed with the uniform distribution.
+
+    Where a transform mixed samples in pairs, lambda l(y) + (1 - lambda) l(y'), each label with its share.
 
     Args:
         smoothing: Share of the uniform distribution in the target, in [0, 1].
@@ -38,8 +40,14 @@ class CE(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        targets = fitting_labels(views, "CE")
-        return token_mean(cross_entropy(views.student.logits, targets, self.smoothing), views.batch.mask)
+        logits, mixture = views.student.logits, views.batch.mixture
+        if mixture is None:
+            return token_mean(cross_entropy(logits, fitting_labels(views, "CE"), self.smoothing), views.batch.mask)
+        samples_only(logits, "CE")
+        first, second, share = mixture
+        share = share.to(full_precision(logits).dtype)
+        both = cross_entropy(logits, first, self.smoothing), cross_entropy(logits, second, self.smoothing)
+        return share * both[0] + (1 - share) * both[1]
 
     def extra_repr(self) -> str:
         """The arguments, as typed, where they differ from the defaults."""

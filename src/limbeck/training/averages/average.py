@@ -47,10 +47,8 @@ class Average(Callback):
             loader: Training batches to take the statistics from, in one pass; None keeps the student's, which is right where
                 they were frozen.
         """
-        mean = self.weights()
-        copy = deepcopy(
-            nn.ModuleDict({"student": distiller.student, "objective": distiller.objective})
-        )  # names as in the distiller
+        mean = self.weights()  # by the names that parameters have in the distiller, and so in this copy of its two parts
+        copy = deepcopy(nn.ModuleDict({"student": distiller.student, "objective": distiller.objective}))
         if mean is not None:
             with torch.no_grad():
                 for name, part in copy.named_parameters():

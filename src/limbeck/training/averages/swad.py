@@ -1,6 +1,6 @@
 """Stochastic weight averaging, densely, over the flat stretch of the validation loss (Cha et al., 2021)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -51,9 +51,7 @@ class Valley:
         """The mean over the valley, with what is still waiting decided by the losses that there are; None before it starts."""
         if self.threshold is None:
             return None
-        rest = Valley(
-            self.patience, self.tolerance, self.ratio, self.threshold, self.ended, self.count, self.mean, list(self.waiting)
-        )
+        rest = replace(self, waiting=list(self.waiting))
         while rest.waiting and not rest.ended:
             rest._decide()
         return rest.mean
