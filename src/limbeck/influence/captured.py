@@ -151,7 +151,7 @@ class Capture:
     def _own(self, layer: Leaf, q: Vector) -> tuple[Tensor | None, Tensor | None]:
         """A layer's part of a vector: weight and bias, None for what is not trained."""
         names = (self.names.get(id(layer.weight)), self.names.get(id(getattr(layer, "bias", None))))
-        weight, bias = (None if name is None else q[name] for name in names)
+        weight, bias = (None if name is None else q.get(name) for name in names)
         return weight, bias
 
 

@@ -84,7 +84,7 @@ def inner_products(
         model: Called with a batch, answers with `Outputs`.
         loss: One value per sample.
         batch: The samples.
-        q: A direction, by parameter name.
+        q: A direction, by parameter name; parameters that it leaves out do not move.
         parameters: Where gradients are taken; None for the model's own parameters.
         coupled: Whether a sample's loss may depend on other samples' outputs. False is cheaper: the loss is then not
             differentiated forwards. What happens inside the model, such as batch normalisation, is exact either way.
@@ -159,7 +159,7 @@ def products_at_outputs(loss: Loss, batch: Batch, answer: Outputs, tangents: Seq
 
 def _dual(where: Vector, q: Vector) -> Vector:
     """Parameters that carry q as their tangent."""
-    return {name: carry(part, q[name].to(part.dtype)) for name, part in where.items()}
+    return {name: carry(part, q[name].to(part.dtype)) if name in q else part for name, part in where.items()}
 
 
 def carry(value: Tensor, tangent: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def _reverse_products(model: nn.Module, where: Vector, loss: Loss, batch: Batch,
         values = loss(at(model, leaves), batch)
         u = torch.ones_like(values, requires_grad=True)
         grads = torch.autograd.grad(values @ u, list(leaves.values()), create_graph=True, allow_unused=True)
-        along = sum((g * q[n].to(g.dtype)).sum() for n, g in zip(leaves, grads, strict=True) if g is not None)
+        along = sum((g * q[n].to(g.dtype)).sum() for n, g in zip(leaves, grads, strict=True) if g is not None and n in q)
         (products,) = torch.autograd.grad(torch.as_tensor(along), u)
     return products.detach()
 

@@ -43,7 +43,8 @@ class Tangents(TorchFunctionMode):
         forward_rules()
         self.known = WeakTensorKeyDictionary()
         for name, part in trainable(model).items():
-            self.known[part] = q[name].to(part.dtype)
+            if name in q:
+                self.known[part] = q[name].to(part.dtype)
 
     def of(self, value: Tensor) -> Tensor:
         """The tangent of a tensor, in its shape."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
-from limbeck.influence.curvature.products import Curvature, curvature_product
+from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, combine, dot, scaled, zeros_like
 
@@ -67,9 +67,7 @@ class ConjugateGradient(Solver):
         norm = dot(v, v)
         if norm == 0:
             return v
-        damping = self.damping
-        if self.relative:
-            damping *= max(float(dot(v, curvature_product(problem, v, self.curvature)) / norm), 0.0)
+        damping = damping_of(problem, v, self.curvature, self.damping, relative=self.relative)
         q, residual = zeros_like(v), v
         ready = self._precondition(residual, problem)
         direction, size = ready, dot(residual, ready)

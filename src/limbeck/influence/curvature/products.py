@@ -13,7 +13,7 @@ from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.gradients import at, missing_derivative, plain_attention
 from limbeck.influence.restoring import random_state, statistics_untouched
-from limbeck.influence.vectors import Vector, flatten, trainable, unflatten, zeros_like
+from limbeck.influence.vectors import Vector, dot, flatten, scaled, trainable, unflatten, zeros_like
 
 Curvature = Literal["gauss_newton", "hessian"]
 
@@ -44,6 +44,26 @@ def curvature_product(problem: Problem, u: Vector, kind: Curvature) -> Vector:
             ) from error
         total = {name: t + part[name] for name, t in total.items()}
     return {name: t / problem.count for name, t in total.items()}
+
+
+def damping_of(problem: Problem, v: Vector, kind: Curvature, damping: float, *, relative: bool) -> float:
+    """lambda: as given, or relative to v'Hv / v'v, the curvature along v (none where that is negative)."""
+    if not relative:
+        return damping
+    return damping * max(float(dot(v, curvature_product(problem, v, kind)) / dot(v, v)), 0.0)
+
+
+def largest_eigenvalue(problem: Problem, start: Vector, kind: Curvature, *, steps: int = 20) -> float:
+    """The largest eigenvalue in size, by power iteration; from below, by a few per cent after twenty steps."""
+    u, value = start, 0.0
+    for _ in range(steps):
+        u = scaled(u, 1 / float(dot(u, u)) ** 0.5)
+        bent = curvature_product(problem, u, kind)
+        value = float(dot(bent, bent)) ** 0.5
+        if value == 0:
+            break
+        u = bent
+    return value
 
 
 def _own(problem: Problem) -> Vector:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,12 @@ class Problem:
     def count(self) -> int:
         """Number of samples in all batches."""
         return sum(len(batch) for batch in self.batches)
+
+    def drawn(self, count: int) -> "Problem":
+        """The same problem on samples drawn from its batches, without replacement."""
+        everyone = Batch.concat(self.batches)
+        rows = torch.randperm(len(everyone), generator=self.generator)[:count]
+        return replace(self, batches=[everyone.take(rows.to(everyone.index.device))])
 
 
 class Solver(ABC):
