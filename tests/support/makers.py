@@ -64,13 +64,13 @@ def featured(student: dict[str, Tensor], teacher: dict[str, Tensor], *, classes:
 
 
 def feature_views(kind: FeatureKind, seed: int = 0, rows: int = 9) -> Views:
-    """Three stages, `layer1` to `layer3`, and `penultimate` on both sides, of other widths (and, in places, other map sizes)."""
+    """Stages `layer1` to `layer3` and `penultimate` on both sides, of other widths and, in places, map sizes; and a `depth`."""
     shapes: dict[FeatureKind, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = {
-        "maps": ([(2, 4, 4), (3, 2, 2), (4, 2, 2), (5,)], [(2, 4, 4), (4, 4, 4), (6, 2, 2), (6,)]),
-        "vectors": ([(5,), (5,), (5,), (5,)], [(7,), (7,), (7,), (7,)]),
-        "tokens": ([(3, 4), (3, 4), (3, 4), (4,)], [(3, 6), (3, 6), (3, 6), (6,)]),
+        "maps": ([(2, 4, 4), (3, 2, 2), (4, 2, 2), (5,), (1, 3, 3)], [(2, 4, 4), (4, 4, 4), (6, 2, 2), (6,), (1, 3, 3)]),
+        "vectors": ([(5,)] * 5, [(7,)] * 5),
+        "tokens": ([(3, 4), (3, 4), (3, 4), (4,), (4,)], [(3, 6), (3, 6), (3, 6), (6,), (6,)]),
     }
-    names = ["layer1", "layer2", "layer3", PENULTIMATE]
+    names = ["layer1", "layer2", "layer3", PENULTIMATE, "depth"]
     student, teacher = (
         {name: normal(rows, *shape, seed=seed + 10 * side + k) for k, (name, shape) in enumerate(zip(names, part, strict=True))}
         for side, part in enumerate(shapes[kind])

@@ -61,7 +61,7 @@ def test_a_deeper_feature_reaches_a_shallower_stage_and_not_the_other_way() -> N
         made, handed = fusion(student, handed)
         slopes = torch.autograd.grad(made.square().sum(), list(features.values()), allow_unused=True, retain_graph=True)
         reached.append([name for name, slope in zip(features, slopes, strict=True) if slope is not None])
-    assert reached == [["penultimate"], ["layer3", "penultimate"], ["layer2", "layer3", "penultimate"], list(features)]
+    assert reached == [["penultimate"], ["layer3", "penultimate"], ["layer2", "layer3", "penultimate"], list(features)[:4]]
 
 
 def test_it_warms_up() -> None:

@@ -91,13 +91,18 @@ class SimKD(Term):
         self.classifier = classifier
         self._few = scene.views.batch
 
-    def forward(self, views: Views) -> Tensor:
-        """One value per sample, [B]."""
+    def aligned(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The projected feature of the student and the teacher's, of one size, in at least float32."""
         own, other = self._features(views)
         projected = self.projector(own.to(next(self.projector.parameters()).dtype))
         if other.dim() == 4 and other.shape[2:] != projected.shape[2:]:
             other = F.adaptive_avg_pool2d(other, (projected.shape[2], projected.shape[3]))
-        return (full_precision(projected) - full_precision(other)).square().flatten(1).mean(1)
+        return full_precision(projected), full_precision(other)
+
+    def forward(self, views: Views) -> Tensor:
+        """One value per sample, [B]."""
+        projected, other = self.aligned(views)
+        return (projected - other).square().flatten(1).mean(1)
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """A copy of the student with the projector after its tap and the teacher's classifier in the place of its own.
