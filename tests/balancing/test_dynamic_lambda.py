@@ -298,11 +298,7 @@ def test_samples_of_weight_0_and_the_order_of_the_batch_do_not_count() -> None:
 
 
 def run(of: Any, objective: Objective, **options: Any) -> Any:
-    made = parts(objective=objective)
-    made.distiller = Distiller(
-        made.distiller.student.model, made.distiller.teacher, objective, weighting=made.distiller.weighting, balancer=of
-    )
-    return train(made, **options)
+    return train(parts(objective=objective, balancer=of), **options)
 
 
 @pytest.mark.parametrize("mu", [0.5, 0.9])

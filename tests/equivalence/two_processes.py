@@ -8,13 +8,19 @@ import torch
 from torch import Tensor, nn
 from training_makers import Parts, half_and_half, parts, random_weights, train, weighting
 
+from limbeck.balancing.balancer import Balancer
+from limbeck.balancing.dynamic_lambda import DynamicLambda
 from limbeck.core.objective import Objective
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
 from limbeck.engine.engine import Engine
 from limbeck.experiment.logbook import Logbook, SampleTracker
 from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.losses.labels.ce import CE
+from limbeck.losses.logits.kd import KD
+from limbeck.losses.logits.tgeokd import TGeoKD
 from limbeck.training.checkpoint import Keeper
+from limbeck.training.steps.bilevel import Bilevel
 from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.sequential import Sequential
 from limbeck.training.steps.simultaneous import Simultaneous
@@ -48,6 +54,10 @@ def projected() -> Parts:
     return made
 
 
+def balanced(balancer: Balancer) -> Parts:
+    return parts(objective=KD(T=2.0) + CE(), balancer=balancer, weights=ekfac())
+
+
 def ekfac() -> InfluenceWeighting:
     return weighting(solver=EKFAC(statistics=4, basis=7))
 
@@ -75,6 +85,9 @@ CASES: dict[str, Case] = {
     "sequential": (lambda: parts(weights=ekfac(), trained=True), Sequential, {}),
     "offline": (lambda: parts(weights=Uniform()), lambda: Offline(epochs=1), {}),
     "a trained term": (projected, Student, {}),
+    "dynamic lambda": (lambda: balanced(DynamicLambda()), Student, {}),
+    "dynamic lambda by queries": (lambda: balanced(DynamicLambda("A", "val", level="all")), Student, {}),
+    "a learned ratio": (lambda: parts(objective=TGeoKD() * 0.8, weights=ekfac()), lambda: Bilevel(lr=0.01), {}),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.balancing.balancer import Balancer
 from limbeck.core.batch import Batch
 from limbeck.core.objective import Objective
 from limbeck.core.term import Term
@@ -103,6 +104,7 @@ def parts(
     kind: str = "mlp",
     weights: Weighting | None = None,
     objective: Term | Objective | None = None,
+    balancer: Balancer | None = None,
     trained: bool = False,
     double: bool = False,
     batch: int = BATCH,
@@ -114,7 +116,11 @@ def parts(
     if double:
         student, teacher = student.double(), teacher.double()
     distiller = Distiller(
-        student, Single(teacher, trained=trained), half_and_half() if objective is None else objective, weighting=weights
+        student,
+        Single(teacher, trained=trained),
+        half_and_half() if objective is None else objective,
+        weighting=weights,
+        balancer=balancer,
     )
     loader = Loader(source, torch.arange(ROWS), batch_size=batch, seed=3, labels=source.labels)
     optimizer = torch.optim.SGD(distiller.build(loader).trained(), lr=lr, momentum=momentum)

@@ -34,10 +34,11 @@ class Record:
     Args:
         batch: The samples: this process's as a step gives it, those of all processes as callbacks see it.
         loss: The scalar that was minimised.
-        terms: Each term's unweighted mean, by name.
+        terms: Each term's mean before coefficient and weights, by name.
         weights: [B].
         scores: [B] phi, None where weights are not made of scores.
         figures: Further figures by name.
+        weighted: What each term adds to the loss: its coefficient, as balanced, times its mean over weighted samples.
     """
 
     batch: Batch
@@ -46,6 +47,7 @@ class Record:
     weights: Tensor
     scores: Tensor | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    weighted: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -311,16 +313,19 @@ def _record(training: Training, seen: list[Views], values: Tensor, total: float,
         raise RunError(f"training: the loss became {total} at step {training.number}; use a smaller learning rate, or clip.")
     if distiller.objective.remembers:
         distiller.objective.remember(everyones(seen, training.engine))
-    terms = dict(zip(distiller.objective.names, values.float().mean(1).tolist(), strict=True))
+    objective, values = distiller.objective, values.float()
+    terms = dict(zip(objective.names, values.mean(1).tolist(), strict=True))
+    added = (objective.coefs * objective.factors).to(values) * (values * weights.to(values)).mean(1)
     figures = distiller.weighting.figures() | distiller.balancer.figures()
     batch = Batch.concat([views.batch for views in seen])
-    return Record(batch, total, terms, weights, distiller.weighting.last_scores(), figures)
+    weighted = dict(zip(objective.names, added.tolist(), strict=True))
+    return Record(batch, total, terms, weights, distiller.weighting.last_scores(), figures, weighted)
 
 
 def next_queries(training: Training, count: int) -> Batch:
-    """At most `count` of the query samples, in turn from step to step."""
+    """Query samples, in turn from step to step, as many as all processes have of the batch (each `count`) or as there are."""
     assert training.queries is not None
-    queries = training.queries
+    queries, count = training.queries, count * training.engine.processes
     rows = (training.number * count + torch.arange(min(count, len(queries)), device=queries.index.device)) % len(queries)
     return queries.take(rows)
 
@@ -355,13 +360,14 @@ def of_all(record: Record, batch: Batch, engine: Engine) -> Record:
     """The record of the whole batch from those of all processes."""
     if engine.processes == 1:
         return record
-    own = torch.tensor([[record.loss, *record.terms.values()]], dtype=torch.float64).to(engine.device)
-    loss, *terms = engine.gather(own).mean(0).tolist()
+    own = torch.tensor([[record.loss, *record.terms.values(), *record.weighted.values()]], dtype=torch.float64).to(engine.device)
+    loss, *means = engine.gather(own).mean(0).tolist()
     return replace(
         record,
         batch=batch,
         loss=loss,
-        terms=dict(zip(record.terms, terms, strict=True)),
+        terms=dict(zip(record.terms, means, strict=False)),
+        weighted=dict(zip(record.weighted, means[len(record.terms) :], strict=True)),
         weights=engine.gather(record.weights),
         scores=None if record.scores is None else engine.gather(record.scores),
     )
