@@ -40,6 +40,7 @@ def score(
     queries: Sequence[Batch],
     solver: Solver | None = None,
     *,
+    curvature: Sequence[Batch] | None = None,
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> Scores:
@@ -51,9 +52,10 @@ def score(
     Args:
         model: Called with a batch, answers with `Outputs` (see `Tapped`).
         task: The training and the query loss.
-        train: Training batches; they also give the curvature.
+        train: Training batches.
         queries: Query batches with trusted labels.
         solver: The inverse; EKFAC() where none is named.
+        curvature: Batches that the curvature is estimated from; None takes the training batches.
         seed: Seed of the labels drawn for the Fisher matrix.
         on_batch: Called with the number of samples after each scored batch, for progress.
 
@@ -67,7 +69,7 @@ def score(
         raise UsageError("score: needs at least one training and one query sample; give both sets.")
     solver = EKFAC() if solver is None else solver
     with modes_restored(model, training=False):
-        problem = Problem(model, task, train, torch.Generator().manual_seed(seed))
+        problem = Problem(model, task, train if curvature is None else curvature, torch.Generator().manual_seed(seed))
         solver.update(problem)
         v, query_loss = mean_gradient(model, task.query_loss, queries)
         q = solver.solve(v, problem)

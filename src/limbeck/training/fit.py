@@ -1,5 +1,6 @@
 """The loop, on one screen. What differs between runs is passed in, never switched inside."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from limbeck.data.loader import whole as read_whole
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.engine.local import LocalEngine
+from limbeck.training.advice import advice
 from limbeck.training.callback import Callback
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.student import Student
@@ -71,7 +73,10 @@ def fit(
     _check_parts(distiller, optimizer, accumulate, queries)
     distiller.to(engine.device)
     queries = None if queries is None else queries.to(engine.device)
-    distiller.check(read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device), loader.labels[loader.rows])
+    few = read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device)
+    distiller.check(few, loader.labels[loader.rows])
+    for sentence in advice(distiller, few, teacher_moves=step.trains_teacher):
+        warnings.warn(sentence, stacklevel=2)
     training = Training(
         distiller,
         engine.prepare(distiller.student),
@@ -140,11 +145,17 @@ def _setting(training: Training, loader: Loader, seed: int, clean: Tensor | None
         rows = loader.rows[torch.randperm(len(loader.rows), generator=generator)[:count]]
         return read_whole(loader.source, rows, loader.labels).to(engine.device)
 
+    def everyone() -> list[Batch]:
+        pieces = torch.split(loader.rows, 256)
+        return [read_whole(loader.source, rows, loader.labels).to(engine.device) for rows in pieces]
+
     return Setting(
         student=training.distiller.student,
         task=training.distiller.task(),
         queries=training.queries,
         draw=draw,
+        everyone=everyone,
+        per_epoch=len(loader),
         gather=engine.gather,
         offset=lambda count: engine.rank * count,
         seed=seed,

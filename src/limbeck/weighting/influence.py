@@ -15,9 +15,11 @@ from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import mean_gradient
 from limbeck.influence.restoring import random_state
+from limbeck.influence.scores import score
 from limbeck.influence.vectors import Vector
 from limbeck.influence.ways import check_way
 from limbeck.weighting.guard import Guard
+from limbeck.weighting.rescored import Table, epochs_of
 from limbeck.weighting.squash import check_normalise, effective_sample_size, mean_one, normalise, saturated, squash
 from limbeck.weighting.weighting import Setting, Step, Weighting
 
@@ -35,7 +37,8 @@ class InfluenceWeighting(Weighting):
         normalise: How scores are brought to a common scale; see `limbeck.weighting.squash.normalise`.
         gain: Steepness, >= 0. Above 1 with a q that is older than one step, weights can destroy training: a warning says so.
         clamp: Bound of |gain z|, > 0.
-        refresh: Steps between two renewals of q, >= 1.
+        refresh: Steps between two renewals of q, >= 1; or "epochs:5": all training samples are scored in evaluation mode after
+            the first epoch and then every 5 epochs, and the weights stored, so that a step costs what a plain one costs.
         samples: Training samples that curvature is estimated from, >= 1.
         way: How a step gets its inner products: "captured", "carried", "separate", or "auto" for the cheapest exact one, which
             the first weighted step finds out by trial (see `limbeck.influence.ways`).
@@ -60,7 +63,7 @@ class InfluenceWeighting(Weighting):
         *,
         gain: float = 1.0,
         clamp: float = 4.0,
-        refresh: int = 20,
+        refresh: int | str = 20,
         samples: int = 512,
         query_batch: int | None = None,
         way: str = "auto",
@@ -69,7 +72,8 @@ class InfluenceWeighting(Weighting):
         self.normalise = check_normalise(normalise, "InfluenceWeighting")
         self.gain = not_negative(gain, "InfluenceWeighting: gain")
         self.clamp = positive(clamp, "InfluenceWeighting: clamp")
-        self.refresh = whole(refresh, "InfluenceWeighting: refresh")
+        self.epochs = epochs_of(refresh, "InfluenceWeighting: refresh")
+        self.refresh = refresh if isinstance(refresh, int) else 1
         self.samples = whole(samples, "InfluenceWeighting: samples")
         self.query_batch = None if query_batch is None else whole(query_batch, "InfluenceWeighting: query_batch")
         self.way = check_way(way, "InfluenceWeighting")
@@ -80,6 +84,7 @@ class InfluenceWeighting(Weighting):
         self._figures: dict[str, float] = {}
         self._events: list[str] = []
         self._shares: list[float] = []
+        self._table = Table(self.epochs or 1)
         if self.gain > 1 and self.refresh > 1:
             self._events.append(
                 f"InfluenceWeighting: gain {self.gain:g} with a q that is up to {self.refresh} steps old can destroy training; "
@@ -97,7 +102,7 @@ class InfluenceWeighting(Weighting):
             raise DataError("InfluenceWeighting: the query set is empty; set query to at least 1 (200 or more is good).")
         self.guard = Guard(setting.classes)
         self._q, self._renewed, self._looked, self._scores = None, 0, None, None
-        self._figures, self._shares = {}, []
+        self._figures, self._shares, self._table = {}, [], Table(self.epochs or 1)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
         for event in self._events:
             warnings.warn(event, stacklevel=2)
@@ -106,6 +111,8 @@ class InfluenceWeighting(Weighting):
         """The weights, [B], detached, in [0, 2] before the mean is scaled towards 1."""
         if step.at is not None:
             return self._ahead(step, step.at)
+        if self.epochs is not None:
+            return self._stored(step)
         q = self.direction(step.number)
         if q is None:
             return torch.ones_like(step.losses)
@@ -113,10 +120,54 @@ class InfluenceWeighting(Weighting):
         return weights
 
     def direction(self, number: int) -> Vector | None:
-        """q, renewed where it is due; None once weighting was stopped."""
+        """q, renewed where it is due; None where weights are stored, or once weighting was stopped."""
+        if self.epochs is not None:
+            return None
         if not self.guard.tripped and (self._q is None or number - self._renewed >= self.refresh):
             self._renew(number)
         return self._q
+
+    def _stored(self, step: Step) -> Tensor:
+        """Weights from the table, which is made anew where it is due."""
+        if not self.guard.tripped and self._table.due(step.number, self.setting.per_epoch):
+            self._rescore(step.number)
+        if self.guard.tripped or self._table.weights is None or self._table.scores is None:
+            self._scores = None
+            return torch.ones_like(step.losses)
+        self._scores = self._table.scores[step.batch.index]
+        return self._table.weights[step.batch.index].to(step.losses)
+
+    def _rescore(self, number: int) -> None:
+        """Score every training sample on the present student, and note its weight.
+
+        Raises:
+            RunError: A score is NaN or infinite.
+        """
+        assert self.setting.queries is not None
+        generator = self._generator(number, 2)
+        drawn, everyone = [self.setting.draw(self.samples, generator)], self.setting.everyone
+        queries, seed = [self._queries(number)], generator.initial_seed()
+        with self._apart(number):
+            found = score(self.setting.student, self.setting.task, everyone(), queries, self.solver, seed=seed, curvature=drawn)
+        z = normalise(self._finite(found.phi, number), self.normalise)
+        weights = mean_one(squash(z, self.gain, self.clamp), self.MEAN_LIMIT)
+        self._table.keep(found.index, found.phi, weights, number // self.setting.per_epoch)
+        self._shares.append(float(effective_sample_size(weights)) / len(weights))
+        self._figures = {"query_loss": found.query_loss, "saturated": float(saturated(z, self.gain, self.clamp))}
+        self._figures["scale"] = float(found.phi.std(correction=0))
+        self._look(number, found.query_loss)
+
+    def _finite(self, phi: Tensor, number: int) -> Tensor:
+        """The scores, when they are numbers.
+
+        Raises:
+            RunError: A score is NaN or infinite.
+        """
+        if not bool(torch.isfinite(phi).all()):
+            raise RunError(
+                f"InfluenceWeighting: scores are NaN or infinite at step {number}; use more damping or a smaller rate."
+            )
+        return phi
 
     def _ahead(self, step: Step, parameters: Vector) -> Tensor:
         """Weights at a lookahead, with a q of their own; curvature is that of the student's own parameters."""
@@ -190,11 +241,7 @@ class InfluenceWeighting(Weighting):
             RunError: A score is NaN or infinite.
         """
         phi = -step.dot(q)
-        everyone = self.setting.gather(phi)
-        if not bool(torch.isfinite(everyone).all()):
-            raise RunError(
-                f"InfluenceWeighting: scores are NaN or infinite at step {step.number}; use more damping or a smaller rate."
-            )
+        everyone = self._finite(self.setting.gather(phi), step.number)
         z = normalise(everyone, self.normalise)
         weights = mean_one(squash(z, self.gain, self.clamp), self.MEAN_LIMIT)
         if step.at is None:
@@ -223,6 +270,7 @@ class InfluenceWeighting(Weighting):
         looked = -1 if self._looked is None else self._looked
         numbers = [self.guard.best, self.guard.bad, self.guard.looks, self.guard.tripped, self._renewed, looked]
         flat["guard"] = torch.tensor(numbers, dtype=torch.float64)
+        flat |= {f"table/{name}": part for name, part in self._table.state().items()}
         flat["shares"] = torch.tensor(self._shares, dtype=torch.float64)
         flat |= {f"figures/{name}": torch.tensor(value, dtype=torch.float64) for name, value in self._figures.items()}
         return flat
@@ -231,6 +279,7 @@ class InfluenceWeighting(Weighting):
         """Take back what `state` gave."""
         self._q = {key.removeprefix("q/"): part for key, part in state.items() if key.startswith("q/")} or None
         self.solver.load_state({key.removeprefix("solver/"): part for key, part in state.items() if key.startswith("solver/")})
+        self._table.load_state({key.removeprefix("table/"): part for key, part in state.items() if key.startswith("table/")})
         best, bad, looks, tripped, renewed, looked = state["guard"].tolist()
         self.guard.best, self.guard.bad, self.guard.looks, self.guard.tripped = best, int(bad), int(looks), bool(tripped)
         self._renewed, self._looked = int(renewed), None if looked < 0 else int(looked)
@@ -239,4 +288,5 @@ class InfluenceWeighting(Weighting):
         self._events.clear()
 
     def __repr__(self) -> str:
-        return f"InfluenceWeighting({self.solver!r}, normalise={self.normalise!r}, gain={self.gain:g}, refresh={self.refresh})"
+        refresh = self.refresh if self.epochs is None else f"'epochs:{self.epochs}'"
+        return f"InfluenceWeighting({self.solver!r}, normalise={self.normalise!r}, gain={self.gain:g}, refresh={refresh})"

@@ -1,7 +1,7 @@
 """The contract of every weighting: what it is told of a run, what it sees of a step, what it gives back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,8 @@ class Setting:
         task: The loss that the weights act on and the loss that influence is measured on.
         queries: Samples with trusted labels, None where the run has none.
         draw: Gives that many training samples for curvature, drawn with the generator.
+        everyone: All training samples in batches, untransformed, in the order of their rows.
+        per_epoch: Steps of an epoch, >= 1.
         gather: [B] of this process -> the values of all processes, in rank order.
         offset: Gives the place of this process's first sample among the gathered, from its number of samples.
         seed: The run's seed.
@@ -37,6 +39,8 @@ class Setting:
     task: Task
     queries: Batch | None
     draw: Callable[[int, torch.Generator], Batch]
+    everyone: Callable[[], Sequence[Batch]] = tuple
+    per_epoch: int = 1
     gather: Callable[[Tensor], Tensor] = itself
     offset: Callable[[int], int] = lambda _: 0
     seed: int = 0

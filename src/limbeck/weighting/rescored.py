@@ -1,0 +1,74 @@
+"""Influence weights that are stored per sample and scored anew every few epochs: a step then costs what a plain one costs."""
+
+import re
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from limbeck.core.checks import whole
+from limbeck.core.errors import UsageError
+
+
+def epochs_of(refresh: int | str, who: str) -> int | None:
+    """N of "epochs:N"; None where `refresh` counts steps.
+
+    Raises:
+        UsageError: It is neither a whole number of at least 1 nor of the form "epochs:5".
+    """
+    if not isinstance(refresh, str):
+        whole(refresh, who)
+        return None
+    found = re.fullmatch(r"epochs:([1-9]\d*)", refresh)
+    if found is None:
+        raise UsageError(f'{who} must be a number of steps such as 20, or "epochs:5", got {refresh!r}.')
+    return int(found[1])
+
+
+@final
+class Table:
+    """The scores and weights of all training samples, by identity, and when they were taken.
+
+    The first epoch is unweighted, since a net that has seen nothing yet has little to say of its samples; scores are taken
+    after it and then every `epochs` epochs.
+
+    Args:
+        epochs: Epochs between two rounds of scores, >= 1.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.scores: Tensor | None = None
+        self.weights: Tensor | None = None
+        self.taken = -1
+
+    def due(self, number: int, per_epoch: int) -> bool:
+        """Whether scores are to be taken before step `number`."""
+        epoch = number // per_epoch
+        return epoch >= 1 and (self.taken < 0 or (epoch - 1) // self.epochs > (self.taken - 1) // self.epochs)
+
+    def keep(self, index: Tensor, scores: Tensor, weights: Tensor, epoch: int) -> None:
+        """Store a round of scores.
+
+        Args:
+            index: int64 [N], identities.
+            scores: [N].
+            weights: [N].
+            epoch: Epochs gone by.
+        """
+        size = int(index.max()) + 1
+        self.scores = torch.zeros(size, device=scores.device).index_put((index,), scores.float())
+        self.weights = torch.ones(size, device=weights.device).index_put((index,), weights.float())
+        self.taken = epoch
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        if self.scores is None or self.weights is None:
+            return {}
+        return {"scores": self.scores, "weights": self.weights, "taken": torch.tensor(self.taken)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self.scores, self.weights = state.get("scores"), state.get("weights")
+        self.taken = int(state.get("taken", torch.tensor(-1)))

@@ -1,0 +1,89 @@
+"""Weights that are stored per sample and scored anew every few epochs."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+from training_makers import BATCH, ROWS, Records, parts, train, weighting
+
+from limbeck.core.errors import UsageError
+from limbeck.influence.curvature.identity import Identity
+from limbeck.influence.scores import score
+from limbeck.training.callback import Callback
+from limbeck.training.checkpoint import Keeper
+from limbeck.training.training import Record, Training
+from limbeck.weighting.influence import InfluenceWeighting
+from limbeck.weighting.rescored import Table
+from limbeck.weighting.squash import mean_one, normalise, squash
+
+PER_EPOCH = ROWS // BATCH
+
+
+class Scored(Callback):
+    """Scores the student itself at every epoch's end, as the weighting should at the next one's beginning."""
+
+    def __init__(self, queries) -> None:  # type: ignore[no-untyped-def]
+        self.queries, self.found = queries, []  # type: ignore[var-annotated]
+
+    def after_step(self, training: Training, record: Record) -> None:
+        pass
+
+    def after_epoch(self, training: Training) -> None:
+        distiller = training.distiller
+        train_batches = distiller.weighting.setting.everyone()
+        self.found.append(score(distiller.student, distiller.task(), train_batches, [self.queries], Identity()).phi)
+
+
+def test_weights_are_those_of_the_scores_taken_after_the_first_epoch_and_every_second_one() -> None:
+    made, records = parts(weights=InfluenceWeighting(Identity(), refresh="epochs:2")), Records()
+    looked = Scored(made.queries)
+    train(made, epochs=6, callbacks=[records, looked])
+    for number, record in enumerate(records.seen):
+        epoch = number // PER_EPOCH
+        if epoch == 0:
+            assert torch.equal(record.weights, torch.ones(BATCH))
+            assert record.scores is None
+            continue
+        phi = looked.found[(epoch - 1) // 2 * 2]  # after epochs 1, 3 and 5
+        weights = mean_one(squash(normalise(phi, "zscore"), 1.0, 4.0), 2.0)
+        assert_close(record.weights, weights[record.batch.index])
+        assert_close(record.scores, phi[record.batch.index])
+
+
+@pytest.mark.parametrize("epochs, rounds", [(1, [1, 2, 3, 4]), (2, [1, 3]), (3, [1, 4]), (10, [1])])
+def test_when_scores_are_due(epochs: int, rounds: list[int]) -> None:
+    table, taken = Table(epochs), []
+    for number in range(5 * PER_EPOCH):
+        if table.due(number, PER_EPOCH):
+            taken.append(number // PER_EPOCH)
+            table.keep(torch.arange(3), torch.zeros(3), torch.ones(3), taken[-1])
+            assert not table.due(number, PER_EPOCH)
+    assert taken == rounds
+
+
+class Stop(Callback):
+    def after_step(self, training: Training, record: Record) -> None:
+        if training.number == PER_EPOCH + 2:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_keeps_its_table(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    def run(*callbacks: Callback, keeper: Keeper | None = None):  # type: ignore[no-untyped-def]
+        made = parts(kind="dropout", weights=weighting(refresh="epochs:3"))
+        return train(made, epochs=4, callbacks=callbacks, keeper=keeper)
+
+    whole = run(Callback())
+    with pytest.raises(KeyboardInterrupt):
+        run(Stop(), keeper=Keeper(tmp_path / "c.pt", every=PER_EPOCH + 1, pause_s=0.0))
+    again = run(Callback(), keeper=Keeper(tmp_path / "c.pt", every=PER_EPOCH + 1, pause_s=0.0))
+    for name, part in whole.student.items():
+        assert torch.equal(again.student[name], part), name
+
+
+@pytest.mark.parametrize("refresh", ["epochs:0", "epoch:5", "5", "epochs:", 0, 1.5])
+def test_a_refresh_that_says_nothing_is_refused(refresh: object) -> None:
+    with pytest.raises(UsageError, match="InfluenceWeighting: refresh must be"):
+        InfluenceWeighting(refresh=refresh)  # type: ignore[arg-type]
+
+
+def test_it_says_what_it_is() -> None:
+    assert repr(InfluenceWeighting(Identity(), refresh="epochs:5")).endswith("refresh='epochs:5')")
