@@ -161,6 +161,7 @@ _PLACES: Mapping[str, str] = {
     "WAKD": "limbeck.training.averages.wakd:WAKD",
     "WeightEMA": "limbeck.training.averages.weightema:WeightEMA",
     "SWAD": "limbeck.training.averages.swad:SWAD",
+    "Mutual": "limbeck.training.steps.mutual:Mutual",
     # figures, verdict and whole runs
     "accuracy": "limbeck.evaluation.accuracy:accuracy",
     "nll": "limbeck.evaluation.accuracy:nll",
@@ -311,6 +312,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.training.fit import fit as fit
     from limbeck.training.steps.bilevel import Bilevel as Bilevel
     from limbeck.training.steps.mean_teacher import MeanTeacher as MeanTeacher
+    from limbeck.training.steps.mutual import Mutual as Mutual
     from limbeck.training.steps.offline import Offline as Offline
     from limbeck.training.steps.sequential import Sequential as Sequential
     from limbeck.training.steps.simultaneous import Simultaneous as Simultaneous

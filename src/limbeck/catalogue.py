@@ -788,6 +788,16 @@ ROWS: tuple[Row, ...] = (
         "one copy of the student",
         "experimental",
     ),
+    Row(
+        "Mutual",
+        "steps",
+        "limbeck.training.steps.mutual:Mutual",
+        "Student and teachers learn from each other, all at once",
+        "Zhang et al., 2018, arXiv:1706.00384; arXiv:2212.12965",
+        "trainable teachers",
+        "a training step of each peer",
+        "experimental",
+    ),
     # averages
     Row(
         "WAKD",

@@ -53,8 +53,8 @@ class Call:
     key: str
     name: str
     maker: Maker
-    args: tuple["Literals | Call", ...]
-    kwargs: Mapping[str, "Literals | Call"]
+    args: tuple["Literals | Expression", ...]
+    kwargs: Mapping[str, "Literals | Expression"]
 
     def build(self) -> object:
         """Make the object.
@@ -62,8 +62,8 @@ class Call:
         Raises:
             UsageError: The constructor refuses a value, or an inner object is not what its argument takes.
         """
-        args = [part.build() if isinstance(part, Call) else part for part in self.args]
-        kwargs = {name: part.build() if isinstance(part, Call) else part for name, part in self.kwargs.items()}
+        args = [part.build() if isinstance(part, Call | Combined) else part for part in self.args]
+        kwargs = {name: part.build() if isinstance(part, Call | Combined) else part for name, part in self.kwargs.items()}
         try:
             bound = bind(self.maker, args, kwargs, built=True)
             return self.maker(*bound.args, **bound.kwargs)
@@ -228,7 +228,7 @@ class _Reader:
             bind(maker, args, kwargs)
         except MisfitError as wrong:
             raise self.refuse(f"{name}{wrong}") from None
-        return Call(self.key, name, maker, tuple(args), kwargs)  # type: ignore[arg-type]
+        return Call(self.key, name, maker, tuple(args), kwargs)
 
     def maker(self, name: str, names: Names) -> Maker:
         if name in names.makers:
