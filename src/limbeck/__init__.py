@@ -162,6 +162,7 @@ _PLACES: Mapping[str, str] = {
     "WeightEMA": "limbeck.training.averages.weightema:WeightEMA",
     "SWAD": "limbeck.training.averages.swad:SWAD",
     "Mutual": "limbeck.training.steps.mutual:Mutual",
+    "generations": "limbeck.training.generations:generations",
     # figures, verdict and whole runs
     "accuracy": "limbeck.evaluation.accuracy:accuracy",
     "nll": "limbeck.evaluation.accuracy:nll",
@@ -310,6 +311,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.training.callback import Callback as Callback
     from limbeck.training.checkpoint import Keeper as Keeper
     from limbeck.training.fit import fit as fit
+    from limbeck.training.generations import generations as generations
     from limbeck.training.steps.bilevel import Bilevel as Bilevel
     from limbeck.training.steps.mean_teacher import MeanTeacher as MeanTeacher
     from limbeck.training.steps.mutual import Mutual as Mutual
