@@ -149,6 +149,18 @@ def assert_finite_at_extreme_numbers(term: Term, views: Views) -> None:
         assert all(torch.isfinite(slope).all() for slope in gradients(value, student))
 
 
+def assert_autocast_changes_nothing(term: Term, views: Views) -> None:
+    """What a term without trained parts computes is not rounded where models run in mixed precision."""
+    if term.trained():
+        return
+    term = copy.deepcopy(term).float()
+    assert views.teacher is not None
+    single = replace(views, student=views.student.map(Tensor.float), teacher=views.teacher.map(Tensor.float))
+    wanted = value_of(term, single)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(value_of(term, single), wanted)
+
+
 def assert_gradcheck(term: Term, views: Views) -> None:
     """Backward, forward and second derivatives in what is the student's are those of differences, what is detached held."""
     forward_rules()
@@ -225,6 +237,7 @@ PROPERTIES = [
     assert_sum_of_split_batches,
     assert_masked_tokens_do_not_count,
     assert_finite_at_extreme_numbers,
+    assert_autocast_changes_nothing,
     assert_gradcheck,
     assert_zero_at_teacher,
     assert_state_round_trips,

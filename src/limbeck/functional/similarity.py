@@ -4,6 +4,12 @@ import torch
 from torch import Tensor
 
 
+def products(one: Tensor, other: Tensor) -> Tensor:
+    """All inner products of vectors [..., N, D] and [..., M, D] -> [..., N, M], in full precision under autocast too."""
+    with torch.autocast(one.device.type, enabled=False):
+        return one @ other.transpose(-1, -2)
+
+
 def unit(vectors: Tensor, dim: int = -1) -> Tensor:
     """Vectors divided by their lengths; a vector of zeros stays one, with derivatives 0."""
     squared = vectors.square().sum(dim, keepdim=True)
@@ -31,4 +37,4 @@ def squared_distances(vectors: Tensor) -> Tensor:
     """All |x_i - x_j|^2 of vectors [B, D] -> [B, B], by the centred vectors' Gram matrix: less memory than differences."""
     centred = vectors - vectors.mean(0)
     lengths = centred.square().sum(-1)
-    return (lengths.unsqueeze(0) + lengths.unsqueeze(1) - 2 * centred @ centred.T).clamp(min=0)
+    return (lengths.unsqueeze(0) + lengths.unsqueeze(1) - 2 * products(centred, centred)).clamp(min=0)

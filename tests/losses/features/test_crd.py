@@ -68,13 +68,13 @@ def test_every_sample_of_another_class_is_drawn_equally_often() -> None:
     both = views()
     term = built(both, negatives=2)
     counts = torch.zeros(12)
-    for seed in range(2000):
+    for seed in range(500):
         torch.manual_seed(seed)
         drawn, chosen = term.draw(both.batch.index[:1])
         counts[drawn[chosen[0]]] += 1
     others = counts[torch.arange(12) % 3 != 0]
-    assert counts.sum() == 4000
-    assert_close(others, torch.full((8,), 500.0), rtol=0.15, atol=0)
+    assert counts.sum() == 1000
+    assert_close(others, torch.full((8,), 125.0), rtol=0.3, atol=0)
 
 
 def test_z_makes_the_mean_score_one_part_in_the_number_of_samples() -> None:

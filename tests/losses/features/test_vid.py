@@ -45,5 +45,6 @@ def test_the_variance_is_trained_and_kept() -> None:
 def test_errors_are_one_sentence() -> None:
     with pytest.raises(ShapeError, match=r"VID: features \[4, 2, 3\] and \[4, 3, 3\] differ in kind"):
         VID().build(scene(pair(normal(5, 2, 3), normal(5, 3, 3), "layer1")))
-    with pytest.raises(UsageError, match="VID: variance"):
-        VID(variance=0)
+    for wrong in (0, 1e-5, "5"):
+        with pytest.raises(UsageError, match="VID: variance must be"):
+            VID(variance=wrong)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from typing import final
 
+import torch
 from torch import Tensor
 
 from limbeck.core.checks import whole
@@ -42,11 +43,11 @@ class AT(FeatureTerm):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        total = views.student.logits.new_zeros(())
+        found = []
         for pair in self.stages(views):
             student, teacher = (self.attention(part) for part in same_size(*(maps_only(side, "AT") for side in pair)))
-            total = total + (student - teacher).square().mean(1)
-        return total
+            found.append((student - teacher).square().mean(1))
+        return torch.stack(found).sum(0)
 
     def attention(self, features: Tensor) -> Tensor:
         """Where a map is large: [B, C, H, W] -> [B, H W], of length 1."""

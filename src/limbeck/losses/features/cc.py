@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.align.taps import PENULTIMATE
 from limbeck.core.checks import positive, whole
 from limbeck.core.outputs import Views
-from limbeck.functional.similarity import unit
+from limbeck.functional.similarity import products, unit
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -61,7 +61,7 @@ class CC(FeatureTerm):
 def gaussian_kernel(vectors: Tensor, gamma: float, order: int) -> Tensor:
     """exp(-gamma |x_i - x_j|^2) of directions, its Taylor series in x_i . x_j up to a power: [B, D] -> [B, B]."""
     directions = unit(vectors)
-    cosines = directions @ directions.T
+    cosines = products(directions, directions)
     value = torch.ones_like(cosines)
     for power in range(order, 0, -1):  # Horner
         value = 1 + value * cosines * (2 * gamma / power)

@@ -13,7 +13,7 @@ from limbeck.core.checks import fraction, positive, whole
 from limbeck.core.outputs import Views
 from limbeck.core.term import Scene
 from limbeck.functional.divergences import full_precision
-from limbeck.functional.similarity import unit
+from limbeck.functional.similarity import products, unit
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -98,7 +98,11 @@ class CRD(FeatureTerm):
     def scores(self, views: Views, identities: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms of Z times the scores: the student's against the teacher's bank, and the other way round, [B, M] each."""
         student, teacher = self.embeddings(views)
-        return student @ self.teacher_bank[identities].T / self.T, teacher @ self.student_bank[identities].T / self.T
+        return self.against(student, self.teacher_bank[identities]), self.against(teacher, self.student_bank[identities])
+
+    def against(self, directions: Tensor, entries: Tensor) -> Tensor:
+        """Inner products by T, [B, dim], [M, dim] -> [B, M]."""
+        return products(directions, entries) / self.T
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
@@ -110,7 +114,7 @@ class CRD(FeatureTerm):
         found = []
         for own, bank, log_z in zip(embedded, (self.teacher_bank, self.student_bank), self.log_z, strict=True):
             positive_score = (own * bank[index]).sum(1) / self.T - log_z
-            found.append(nce(positive_score, own @ bank[drawn].T / self.T - log_z, chosen, log_c))
+            found.append(nce(positive_score, self.against(own, bank[drawn]) - log_z, chosen, log_c))
         return found[0] + found[1]
 
     def draw(self, index: Tensor) -> tuple[Tensor, Tensor]:

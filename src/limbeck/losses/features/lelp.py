@@ -13,6 +13,7 @@ from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Scene, teacher_of
 from limbeck.functional.divergences import full_precision, log_softmax, softened
+from limbeck.functional.similarity import products
 from limbeck.losses.features.term import FeatureTerm
 from limbeck.students.subclasses import SubclassSum
 
@@ -141,7 +142,7 @@ def class_directions(embeddings: Tensor, weight: Tensor, turned: Tensor) -> tupl
 
 def log_target(logits: Tensor, embeddings: Tensor, directions: Tensor, centres: Tensor, widths: Tensor, T: float) -> Tensor:
     """Log(p_c r_ck), class after class: [B, C], [B, D], [C, S, D], [C, D], [C] -> [B, C * S]."""
-    along = torch.einsum("bcd,csd->bcs", embeddings.unsqueeze(1) - centres, directions) / widths.unsqueeze(1)
+    along = products((embeddings.unsqueeze(1) - centres).unsqueeze(2), directions).squeeze(2) / widths.unsqueeze(1)
     return (log_softmax(logits, T).unsqueeze(2) + log_softmax(along)).flatten(1)
 
 

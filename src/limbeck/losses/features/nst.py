@@ -7,7 +7,7 @@ from torch import Tensor
 
 from limbeck.core.outputs import Views
 from limbeck.functional.pooling import maps_only, same_size
-from limbeck.functional.similarity import unit
+from limbeck.functional.similarity import products, unit
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -49,4 +49,4 @@ class NST(FeatureTerm):
 
 def kernel_mean(one: Tensor, other: Tensor) -> Tensor:
     """The mean of (x . y)^2 over all pairs of channels: [B, C, N], [B, D, N] -> [B]."""
-    return (one @ other.transpose(1, 2)).square().mean((1, 2))
+    return products(one, other).square().mean((1, 2))

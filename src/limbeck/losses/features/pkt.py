@@ -7,7 +7,7 @@ from torch import Tensor
 
 from limbeck.align.taps import PENULTIMATE
 from limbeck.core.outputs import Views
-from limbeck.functional.similarity import unit
+from limbeck.functional.similarity import products, unit
 from limbeck.losses.features.term import FeatureTerm
 
 EPS = 1e-7
@@ -53,5 +53,5 @@ class PKT(FeatureTerm):
 def log_neighbours(vectors: Tensor, others: Tensor) -> Tensor:
     """Log-probabilities [B, B] of every sample's neighbours; what stands on the diagonal has no meaning."""
     directions = unit(vectors)
-    near = (1 + directions @ directions.T) / 2 + EPS
+    near = (1 + products(directions, directions)) / 2 + EPS
     return near.clamp(min=EPS).log() - (near * others).sum(1, keepdim=True).clamp(min=EPS).log()

@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.align.taps import PENULTIMATE
 from limbeck.core.checks import not_negative
 from limbeck.core.outputs import Views
-from limbeck.functional.similarity import differences, length, unit
+from limbeck.functional.similarity import differences, length, products, unit
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -72,4 +72,4 @@ def distances(gaps: Tensor) -> Tensor:
 def angles(gaps: Tensor) -> Tensor:
     """Cosine at x_i between x_j and x_k, of differences [B, B, D] -> [B, B, B]; 0 where j or k lies at i."""
     directions = unit(gaps)
-    return directions @ directions.transpose(1, 2)
+    return products(directions, directions)

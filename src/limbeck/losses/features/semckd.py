@@ -13,7 +13,7 @@ from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Scene, teacher_of
 from limbeck.functional.divergences import full_precision
 from limbeck.functional.pooling import element_mean, pooled, same_size
-from limbeck.functional.similarity import unit
+from limbeck.functional.similarity import products, unit
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -95,7 +95,7 @@ class SemCKD(FeatureTerm):
             )
             for nets, parts in ((self.queries, students), (self.keys, teachers))
         )
-        return (queries @ keys.transpose(1, 2)).softmax(-1)
+        return products(queries, keys).softmax(-1)
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from limbeck.align.taps import PENULTIMATE
 from limbeck.core.outputs import Views
 from limbeck.functional.pooling import pooled
-from limbeck.functional.similarity import unit
+from limbeck.functional.similarity import products, unit
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -44,5 +44,5 @@ class SP(FeatureTerm):
         """Each anchor's share, [B]."""
         mask = views.batch.mask
         flat = [part.flatten(1) if part.dim() == 4 else pooled(part, mask, "SP") for part in self.stage(views)]
-        student, teacher = (unit(part @ part.T) for part in flat)
+        student, teacher = (unit(products(part, part)) for part in flat)
         return (student - teacher).square().mean(1)

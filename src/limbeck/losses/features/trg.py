@@ -13,7 +13,7 @@ from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Scene
 from limbeck.functional.divergences import forward_kl, full_precision
 from limbeck.functional.pooling import same_size
-from limbeck.functional.similarity import squared_distances, unit
+from limbeck.functional.similarity import products, squared_distances, unit
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -133,7 +133,7 @@ def context_gap(student: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
 
     def context(tokens: Tensor) -> Tensor:
         tokens = tokens.where(counted.unsqueeze(2), 0)
-        scores = tokens @ tokens.transpose(1, 2) / math.sqrt(tokens.shape[2])
+        scores = products(tokens, tokens) / math.sqrt(tokens.shape[2])
         return scores.masked_fill(~counted.unsqueeze(1), torch.finfo(scores.dtype).min).softmax(-1)
 
     squares = (context(student) - context(teacher)).square().where(pairs, 0)
@@ -165,4 +165,4 @@ def neighbour_graph(tokens: Tensor, k: int, sigma: float | None) -> Tensor:
 
 def info_nce(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """-log softmax_j(cos(student_i, teacher_j) / tau) at j = i, [M, D] -> [M]."""
-    return -(unit(student) @ unit(teacher).T / tau).log_softmax(1).diagonal()
+    return -(products(unit(student), unit(teacher)) / tau).log_softmax(1).diagonal()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from limbeck.align.projectors import channels, perceptron
 from limbeck.core.checks import positive
-from limbeck.core.errors import ShapeError
+from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Scene
 from limbeck.functional.divergences import full_precision
@@ -51,7 +51,9 @@ class VID(FeatureTerm):
 
     def __init__(self, variance: float = 5.0, *, student: str = "layer?", teacher: str = "layer?") -> None:
         super().__init__(student, teacher)
-        self.variance = EPS + positive(variance - EPS, "VID: variance above 0.00001, less that,")
+        self.variance = positive(variance, "VID: variance")
+        if self.variance <= EPS:
+            raise UsageError(f"VID: variance must be above {EPS:g}, the least that it can become, got {variance!r}.")
         self.means = nn.ModuleList()
         self.scales = nn.ParameterList()
 

@@ -11,6 +11,7 @@ from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
 from limbeck.functional.divergences import kd_divergence, log_softmax
+from limbeck.functional.similarity import products
 from limbeck.losses.sides import both_logits, samples_only
 
 
@@ -62,8 +63,8 @@ class MLKD(Term):
     def level(self, student: Tensor, teacher: Tensor, T: float) -> Tensor:
         """What one temperature adds, [B]."""
         p, q = log_softmax(teacher, T).exp(), log_softmax(student, T).exp()
-        samples = (p @ p.T - q @ q.T).square().sum(1)
-        classes = (p.T @ p - q.T @ q).square().sum() / p.shape[1]
+        samples = (products(p, p) - products(q, q)).square().sum(1)
+        classes = (products(p.T, p.T) - products(q.T, q.T)).square().sum() / p.shape[1]
         return kd_divergence(student, teacher, T) + self.batch * samples + self.per_class * classes
 
     def extra_repr(self) -> str:
