@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
-from training_makers import BATCH, FEATURES, ROWS, Parts, copied, parts, train
+from training_makers import BATCH, FEATURES, ROWS, Parts, copied, parts, train, weighting
 
 from limbeck.align.taps import PENULTIMATE, Tapped, features_of
 from limbeck.core.errors import UsageError
@@ -45,6 +45,23 @@ class Hint(Term):
     def forward(self, views: Views) -> Tensor:
         (student,) = features_of(views.student, PENULTIMATE, "Hint")
         return (self.project(student) - self.seen).square().sum(1)
+
+
+class Drawing(Term):
+    """|s|^2 with a random factor per sample, as dropout or drawn negatives make it; keeps what it drew on a training batch."""
+
+    needs = frozenset()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.drawn: list[Tensor] = []
+
+    def forward(self, views: Views) -> Tensor:
+        draws = torch.rand(len(views.batch))
+        if len(draws) == BATCH:
+            self.drawn.append(draws)
+        return self.scale * draws * views.student.logits.square().sum(1)
 
 
 class Stop(Callback):
@@ -120,3 +137,15 @@ def test_penultimate_is_what_goes_into_the_classifier() -> None:
     assert_close(found.features["0"], net[0](batch.inputs))
     with pytest.raises(UsageError, match="no linear classifier"):
         Tapped(nn.Sequential(nn.Tanh()), (PENULTIMATE,))
+
+
+@pytest.mark.parametrize("way", ["captured", "carried", "separate"])
+@pytest.mark.parametrize("kind", ["mlp", "dropout"])
+def test_what_a_term_draws_is_the_same_for_losses_scores_and_gradient_of_a_step(way: str, kind: str) -> None:
+    term = Drawing()
+    made = parts(kind=kind, objective=CE() + term, weights=weighting(way=way, refresh=1))
+    train(made, epochs=1, steps=2)
+    first, second = term.drawn[0], term.drawn[-1]
+    assert not torch.equal(first, second)
+    assert len(term.drawn) >= 4
+    assert all(torch.equal(draws, first) or torch.equal(draws, second) for draws in term.drawn)

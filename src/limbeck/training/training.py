@@ -17,6 +17,7 @@ from limbeck.core.outputs import Outputs, Views
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
+from limbeck.functional.divergences import full_precision
 from limbeck.influence.captured import Capture
 from limbeck.influence.gradients import at, inner_products, products_at_outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
@@ -184,13 +185,13 @@ def weigh(
 
     def dot(q: Vector) -> Tensor:
         if known is not None and known[0] is q:
-            return known[1].float()
+            return full_precision(known[1])
         rows = []
         for part in parts:
             loss, coupled = part_loss(training, part), distiller.objective.coupled
             with training.engine.autocast():
                 products = inner_products(student, loss, part.batch, q, parameters=parameters, coupled=coupled, rng=part.rng)
-            rows.append(products.float())
+            rows.append(full_precision(products))
         return torch.cat(rows)
 
     batch = Batch(
@@ -199,7 +200,7 @@ def weigh(
         torch.cat([p.batch.index for p in parts]),
     )
     with random_state(torch.get_rng_state()):  # a weighting draws what it likes; the student's dropout masks stay as they are
-        return distiller.weighting(Step(training.number, batch, losses.float(), dot, parameters)).detach()
+        return distiller.weighting(Step(training.number, batch, full_precision(losses), dot, parameters)).detach()
 
 
 def peek_at(training: Training, parts: list[Part], parameters: Vector | None = None) -> Tensor:
@@ -286,6 +287,7 @@ def captured_backward(training: Training, part: Part, q: Vector) -> Record:
     capture, ones = Capture(distiller.student), torch.ones(count, device=part.batch.index.device)
     with engine.autocast(), capture.recording(count):
         views = Views(training.student(part.batch), part.teacher, part.batch)
+    before = torch.get_rng_state()
     with engine.autocast():
         loss = distiller.loss(views, ones)
     capture.backward(loss.total)
@@ -296,7 +298,7 @@ def captured_backward(training: Training, part: Part, q: Vector) -> Record:
         own = capture.parameters[name]
         own.grad = gradient if own.grad is None else own.grad + gradient
     if any(part.requires_grad for part in distiller.objective.parameters()):
-        with engine.autocast():
+        with engine.autocast(), random_state(before):  # terms that draw draw the same again
             engine.backward(distiller.loss(Views(views.student.detach(), views.teacher, views.batch), weights).total)
     total = float((losses * weights.to(losses.dtype)).mean())
     return _record(training, [views], values, total, weights)
@@ -374,13 +376,17 @@ def of_all(record: Record, batch: Batch, engine: Engine) -> Record:
 
 
 def _own_weights(training: Training, parts: list[Part], views: Views, ridden: tuple[Vector, Tangents] | None) -> Tensor:
-    """The weights of a batch that was not cut: losses, and products where tangents rode along, come from the forward pass."""
-    objective = training.distiller.objective
-    with torch.no_grad(), statistics_untouched(objective):
+    """The weights of a batch that was not cut: losses, and products where tangents rode along, come from the forward pass.
+
+    Terms that draw (dropout, negatives) draw the same for losses, products and, afterwards, the step's own loss.
+    """
+    objective, before = training.distiller.objective, torch.get_rng_state()
+    with torch.no_grad(), statistics_untouched(objective), random_state(before):
         losses = objective.per_sample(views)
     if ridden is None:
         return weigh(training, parts, losses)
     q, tangents = ridden
     loss, moved = part_loss(training, parts[0]), tangents.outputs(views.student)
-    products = products_at_outputs(loss, views.batch, views.student, moved, coupled=objective.coupled)
+    with random_state(before):
+        products = products_at_outputs(loss, views.batch, views.student, moved, coupled=objective.coupled)
     return weigh(training, parts, losses, known=(q, products))
