@@ -163,6 +163,7 @@ _PLACES: Mapping[str, str] = {
     "SWAD": "limbeck.training.averages.swad:SWAD",
     "Mutual": "limbeck.training.steps.mutual:Mutual",
     "generations": "limbeck.training.generations:generations",
+    "HARD": "limbeck.training.steps.hard:HARD",
     # figures, verdict and whole runs
     "accuracy": "limbeck.evaluation.accuracy:accuracy",
     "nll": "limbeck.evaluation.accuracy:nll",
@@ -313,6 +314,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.training.fit import fit as fit
     from limbeck.training.generations import generations as generations
     from limbeck.training.steps.bilevel import Bilevel as Bilevel
+    from limbeck.training.steps.hard import HARD as HARD
     from limbeck.training.steps.mean_teacher import MeanTeacher as MeanTeacher
     from limbeck.training.steps.mutual import Mutual as Mutual
     from limbeck.training.steps.offline import Offline as Offline

@@ -798,6 +798,16 @@ ROWS: tuple[Row, ...] = (
         "a training step of each peer",
         "experimental",
     ),
+    Row(
+        "HARD",
+        "steps",
+        "limbeck.training.steps.hard:HARD",
+        "Learnt augmentations on which student and teacher disagree",
+        "after HARD, 2023, arXiv:2305.14890",
+        "images, one teacher",
+        "about three plain steps",
+        "experimental",
+    ),
     # averages
     Row(
         "WAKD",
