@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from limbeck.core.errors import ShapeError
 
 BOUNDS = (math.pi / 4, math.log(1.4), 0.25, 0.25, 0.5, 0.5)
-"""Largest turn to the left (45 degrees), log of the scale (1 / 1.4 to 1.4), shift down and right (a quarter), log of the gain, bias."""
+"""Largest turn to the left (45 degrees), log of the scale (1.4), shifts down and right (a quarter), log of the gain, bias."""
 
 
 def moved(images: Tensor, amounts: Tensor) -> Tensor:

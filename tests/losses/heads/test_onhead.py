@@ -74,6 +74,7 @@ def test_the_value_is_the_terms_on_the_heads_logits() -> None:
     assert_close(made.objective.terms[0](Views(student, teacher, batch)), wanted)
 
 
+@pytest.mark.filterwarnings("ignore:OnHead has the coefficient 0")
 def test_training_with_a_head_that_has_no_say_is_training_without() -> None:
     """DHKD with alpha = 0 is plain cross-entropy, to the last bit."""
     found = []
