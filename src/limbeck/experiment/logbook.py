@@ -1,6 +1,6 @@
 """What a training run leaves behind: rows of metrics, and each sample's weight and score over time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, final
 from warnings import WarningMessage
 
@@ -13,9 +13,14 @@ from limbeck.evaluation.figures import Figures, evaluate
 from limbeck.experiment.progress import Progress
 from limbeck.influence.restoring import modes_restored
 from limbeck.training.callback import Callback
+from limbeck.training.shares import gradient_shares
 from limbeck.training.training import Record, Training
 
 ROWS = 1024
+LEAST_APART, LOOKS = 100, 10
+"""Steps between two looks at the terms' gradients at the least, and looks in a run at the most."""
+FAINT = 0.01
+"""A term with less than this share of the student's gradient is told of."""
 
 
 def answers(model: torch.nn.Module, batch: Batch) -> Tensor:
@@ -55,31 +60,39 @@ class Logbook(Callback):
         self.said = [] if said is None else said
         self.rows: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self.shares: dict[str, list[float]] = {}
+        self.looked = 0
+        self._last: Record | None = None
         self._losses: list[float] = []
         self._terms: list[dict[str, float]] = []
+        self._weighted: list[dict[str, float]] = []
         self._figures: list[dict[str, float]] = []
         self._weights: list[Tensor] = []
         self._index: list[Tensor] = []
 
     def after_step(self, training: Training, record: Record) -> None:
         """Take note of the step."""
+        self._last = record
         self._losses.append(record.loss)
         self._terms.append(record.terms)
+        self._weighted.append(record.weighted)
         self._figures.append(record.figures)
         self._weights.append(record.weights.detach().cpu())
         self._index.append(record.batch.index.cpu())
         warned = [str(one.message) for one in self.said if issubclass(one.category, UserWarning)]
         self.said.clear()
+        self._note(training.number, [*training.distiller.weighting.events(), *warned])
+
+    def _note(self, step: int, sentences: Iterable[str]) -> None:
+        """Each sentence becomes an event once."""
         known = {event["what"] for event in self.events}
-        for what in dict.fromkeys([*training.distiller.weighting.events(), *warned]):
-            if what not in known:
-                self.events.append({**self.labels, "step": training.number, "what": what})
+        self.events += [{**self.labels, "step": step, "what": what} for what in dict.fromkeys(sentences) if what not in known]
 
     def after_epoch(self, training: Training) -> None:
         """Write the epoch's two rows."""
         place = {"step": training.number, "epoch": -(-training.number // self.per_epoch)}
-        names = self._terms[0]
-        train = {"loss": _mean(self._losses), "terms": {name: _mean([row[name] for row in self._terms]) for name in names}}
+        train = {"loss": _mean(self._losses), "terms": _means(self._terms), "weighted": _means(self._weighted)}
+        train |= self._look(training)
         for name in sorted({name for row in self._figures for name in row}):
             train[name] = [row[name] for row in self._figures if name in row][-1]
         weights, index = torch.cat(self._weights), torch.cat(self._index)
@@ -87,18 +100,42 @@ class Logbook(Callback):
         self.rows.append({**self.labels, "phase": "train", **place, **train})
         found = figures_of(training.distiller.student, self.validation)
         self.rows.append({**self.labels, "phase": "validation", **place, "loss": found.nll, **_plain(found)})
-        for part in (self._losses, self._terms, self._figures, self._weights, self._index):
+        for part in self._collected:
             part.clear()
+
+    def _look(self, training: Training) -> dict[str, Any]:
+        """The terms' shares of the gradient, when it is time; at the end of the run faint ones are told of."""
+        ended, terms = training.number == training.steps, training.distiller.objective.parts
+        apart = max(LEAST_APART, training.steps // LOOKS)
+        if self._last is None or len(terms) < 2 or not (ended or training.number - self.looked >= apart):
+            return {}
+        self.looked, found = training.number, gradient_shares(training, self._last)
+        for name, share in found.items():
+            self.shares.setdefault(name, []).append(share)
+        if ended and self.shares:
+            faint = [
+                f"{name} made less than {FAINT:.0%} of the student's gradient over the run: give it a larger coefficient, "
+                "the others a smaller one, or leave it out."
+                for (coef, _), (name, shares) in zip(terms, self.shares.items(), strict=True)
+                if coef != 0 and _mean(shares) < FAINT
+            ]
+            self._note(training.number, faint)
+        return {"shares": found} if found else {}
+
+    @property
+    def _collected(self) -> tuple[list[Any], ...]:
+        """What the present epoch has gathered so far."""
+        return (self._losses, self._terms, self._weighted, self._figures, self._weights, self._index)
 
     def state(self) -> dict[str, Any]:
         """Rows so far, and what the present epoch has collected."""
-        collected = (self._losses, self._terms, self._figures, self._weights, self._index)
-        return {"rows": self.rows, "events": self.events, "collected": [list(part) for part in collected]}
+        kept = {"rows": self.rows, "events": self.events, "shares": self.shares, "looked": self.looked}
+        return {**kept, "collected": [list(part) for part in self._collected]}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-        self.rows, self.events = state["rows"], state["events"]
-        self._losses, self._terms, self._figures, self._weights, self._index = state["collected"]
+        self.rows, self.events, self.shares, self.looked = (state[name] for name in ("rows", "events", "shares", "looked"))
+        self._losses, self._terms, self._weighted, self._figures, self._weights, self._index = state["collected"]
 
 
 def weight_figures(weights: Tensor, clean: Tensor | None) -> dict[str, float]:
@@ -172,6 +209,10 @@ class Advance(Callback):
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: _mean([row[name] for row in rows]) for name in rows[0]}
 
 
 def _plain(figures: Figures) -> dict[str, float]:

@@ -272,5 +272,5 @@ def _warnings(recipe: Recipe, parts: Parts, done: list[Done], main: Arm, events:
     if recipe.seeds == 1:
         said.append("One seed cannot tell an effect from chance; take at least 3.")
     if any(event["arm"] == main.name for event in events):
-        said.append("The weighting had something to say while it ran: see the events.")
+        said.append("Something happened while the main arm was trained: see the events.")
     return said

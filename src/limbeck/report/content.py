@@ -12,6 +12,7 @@ from limbeck.report.learning import learning
 from limbeck.report.reading import Run
 from limbeck.report.schema import Answer, Arm, Comparison, Model
 from limbeck.report.statistics import interval, known, mean
+from limbeck.report.terms import terms
 from limbeck.report.wording import (
     DASH,
     THIN,
@@ -79,6 +80,7 @@ class Page:
     comparisons: Table | None
     effects: Figure | None
     learning: tuple[Figure, ...]
+    terms: Table | None
     weights: tuple[Figure, ...]
     weights_facts: tuple[tuple[str, str], ...]
     gallery: Gallery
@@ -113,6 +115,7 @@ def page(run: Run) -> Page:
         comparisons=_comparisons(run),
         effects=figures.effects(run),
         learning=tuple(figure for figure in drawn_learning if figure),
+        terms=terms(run),
         weights=tuple(figure for figure in drawn_weights if figure),
         weights_facts=tuple(_weights_facts(run)),
         gallery=gallery(run),

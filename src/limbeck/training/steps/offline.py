@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, cast, final
 
 import torch
@@ -98,7 +99,7 @@ class Offline:
         weights = self.weights.table.to(batch.index.device)[batch.index]
         record, _ = weighted_backward(training, batch, weights)
         training.apply()
-        return Record(record.batch, record.loss, record.terms, record.weights, self.scores[batch.index.cpu()], record.figures)
+        return replace(record, scores=self.scores[batch.index.cpu()])
 
     def state(self) -> dict[str, object]:
         """The weights and scores."""
