@@ -212,6 +212,9 @@ def _metrics(rng: np.random.Generator, result: dict[str, Any], seeds: int, epoch
                 loss = 2.3 * (1 - learnt) + nll * learnt + over / 3 + rng.normal(0, 0.008)
                 place = {"seed": seed, "arm": key, "step": epoch * 14, "epoch": epoch}
                 train = place | {"phase": "train", "loss": loss * 1.3, "terms": {"KD": loss, "CE": loss * 1.6}}
+                train["weighted"] = {"KD": 0.3 * loss, "CE": 1.12 * loss}
+                if epoch % 10 == 0:
+                    train["shares"] = {"KD": 0.2 + 0.01 * epoch, "CE": 0.8 - 0.01 * epoch}
                 if key == "kd_aif":
                     train["weights"] = _weight_figures(learnt, truth)
                 accuracy = 0.1 + (top - 0.1) * learnt - over + rng.normal(0, 0.004)

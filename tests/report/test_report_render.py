@@ -283,3 +283,14 @@ def test_never_imports_torch(run):
     code = "import sys, pathlib as p, limbeck.report as r; r.render(p.Path(sys.argv[1])); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(run)], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+def test_says_what_each_term_amounted_to(page):
+    table = next(element for element in page.all("table") if "Terms of KD-AIF" in element.text)
+    assert "Share of the gradient" in table.text
+    assert re.search(r"KD.*40\.0.%50\.0.%\sCE.*60\.0.%50\.0.%", table.text)
+
+
+def test_says_nothing_of_terms_where_a_run_kept_nothing_of_them(run):
+    (run / "metrics.jsonl").unlink()
+    assert "Terms of" not in render(run).read_text(encoding="utf-8")
