@@ -133,6 +133,18 @@ _PLACES: Mapping[str, str] = {
     "Task": "limbeck.influence.task:Task",
     "Scores": "limbeck.influence.scores:Scores",
     "score": "limbeck.influence.scores:score",
+    "Explanation": "limbeck.influence.explain:Explanation",
+    "Removal": "limbeck.influence.explain:Removal",
+    "SelfInfluence": "limbeck.influence.matrix:SelfInfluence",
+    "Tile": "limbeck.influence.matrix:Tile",
+    "TokenScores": "limbeck.influence.tokens:TokenScores",
+    "explain": "limbeck.influence.explain:explain",
+    "group_sums": "limbeck.influence.scores:group_sums",
+    "measure_removal": "limbeck.influence.explain:measure_removal",
+    "removal_curve": "limbeck.influence.explain:removal_curve",
+    "score_matrix": "limbeck.influence.matrix:score_matrix",
+    "score_tokens": "limbeck.influence.tokens:score_tokens",
+    "self_influence": "limbeck.influence.matrix:self_influence",
     "Solver": "limbeck.influence.curvature.solver:Solver",
     "Identity": "limbeck.influence.curvature.identity:Identity",
     "Diagonal": "limbeck.influence.curvature.diagonal:Diagonal",
@@ -233,11 +245,23 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.influence.curvature.lbfgs import LBFGS as LBFGS
     from limbeck.influence.curvature.lissa import LiSSA as LiSSA
     from limbeck.influence.curvature.solver import Solver as Solver
+    from limbeck.influence.explain import Explanation as Explanation
+    from limbeck.influence.explain import Removal as Removal
+    from limbeck.influence.explain import explain as explain
+    from limbeck.influence.explain import measure_removal as measure_removal
+    from limbeck.influence.explain import removal_curve as removal_curve
+    from limbeck.influence.matrix import SelfInfluence as SelfInfluence
+    from limbeck.influence.matrix import Tile as Tile
+    from limbeck.influence.matrix import score_matrix as score_matrix
+    from limbeck.influence.matrix import self_influence as self_influence
     from limbeck.influence.scores import Scores as Scores
+    from limbeck.influence.scores import group_sums as group_sums
     from limbeck.influence.scores import score as score
     from limbeck.influence.task import Distillation as Distillation
     from limbeck.influence.task import Supervised as Supervised
     from limbeck.influence.task import Task as Task
+    from limbeck.influence.tokens import TokenScores as TokenScores
+    from limbeck.influence.tokens import score_tokens as score_tokens
     from limbeck.losses.features.ab import AB as AB
     from limbeck.losses.features.at import AT as AT
     from limbeck.losses.features.cc import CC as CC

@@ -10,16 +10,19 @@ from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
+from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.diagonal import Diagonal
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.exact import Exact
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import inner_products, mean_gradient
+from limbeck.influence.matrix import score_matrix, self_influence
 from limbeck.influence.restoring import modes_restored, random_state, statistics_untouched
 from limbeck.influence.scores import score
 from limbeck.influence.task import Supervised
-from limbeck.influence.vectors import scaled, trainable
+from limbeck.influence.tokens import score_tokens
+from limbeck.influence.vectors import Vector, scaled, trainable
 from support.makers import generator
 from support.nets import CLASSES, TASK, Case
 
@@ -27,6 +30,16 @@ CASE = Case(
     "normalised rows",
     lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Tanh(), nn.Linear(4, CLASSES)),
 )
+
+
+class Failing(Solver):
+    """Fails when its curvature is asked for."""
+
+    def update(self, problem: Problem, step: int | None = None) -> None:
+        raise StumbleError
+
+    def solve(self, v: Vector, problem: Problem) -> Vector:
+        raise AssertionError
 
 
 class StumbleError(Exception):
@@ -116,6 +129,29 @@ def test_scoring_that_fails_half_way() -> None:
     model = CASE.make()
     with checked(model), pytest.raises(StumbleError):
         score(model, TASK, CASE.batch().split(2), [CASE.batch()], on_batch=stumble)
+
+
+def test_matrix_and_the_rest_that_fail_half_way() -> None:
+    model, batch = CASE.make(), CASE.batch()
+    parts = batch.split(2)
+    with checked(model):
+        with pytest.raises(StumbleError):
+            next(score_matrix(model, TASK, parts, [batch], tile=2, on_batch=stumble))
+        with pytest.raises(StumbleError):
+            self_influence(model, TASK, parts, on_batch=stumble)
+        with pytest.raises(StumbleError):
+            score_matrix(model, TASK, parts, [batch], Failing())
+        with pytest.raises(ShapeError):
+            score_tokens(model, TASK, parts, [batch])
+
+
+def test_between_two_tiles_the_model_is_as_it_was() -> None:
+    model, batch = CASE.make(), CASE.batch()
+    with checked(model):
+        tiles = score_matrix(model, TASK, batch.split(2), [batch], tile=2)
+        modes = [module.training for module in model.modules()]
+        next(tiles)
+        assert [module.training for module in model.modules()] == modes  # `tiles` is still waiting
 
 
 def test_scoring_uses_running_statistics_and_restores_every_mode() -> None:

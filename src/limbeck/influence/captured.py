@@ -16,10 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from limbeck.core.batch import Batch
 from limbeck.influence.vectors import Vector, trainable
 
 Leaf = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Embedding | nn.LayerNorm | nn.GroupNorm | _BatchNorm
 """Layers that are linear in their parameters and keep the samples of a batch apart (batch normalisation in evaluation mode)."""
+
+PIECE = 2**20
+"""Numbers captured of samples that go through a model together in a scoring pass."""
 
 
 @dataclass
@@ -76,6 +80,7 @@ class Capture:
         ]  # fmt: skip
         self.in_place = any(getattr(module, "inplace", False) for module in model.modules())
         self.calls: list[Call] = []
+        self.size = 0  # numbers captured of a sample
 
     @contextmanager
     def recording(self, count: int) -> Iterator[None]:
@@ -100,6 +105,12 @@ class Capture:
         finally:
             for handle in handles:
                 handle.remove()
+        self.size = sum(call.inputs.numel() + call.output.numel() for call in self.calls) // count
+
+    def pieces(self, batch: Batch) -> list[Batch]:
+        """The batch, cut where what is captured of it would no longer fit a processor's cache; as it is before a first call."""
+        count = -(-len(batch) * self.size // PIECE)
+        return batch.split(count) if count > 1 else [batch]
 
     def backward(self, loss: Tensor) -> None:
         """Fill in the gradients at the layers' outputs.
@@ -121,11 +132,8 @@ class Capture:
         """
         total: Tensor | None = None
         for call in self.calls:
-            if call.gradient is None:
-                continue
-            moved = _forward(call.layer, call.inputs, *self._own(call.layer, q))
-            if moved is not None:
-                part = (moved * call.gradient).reshape(count, -1).sum(1)
+            part = None if call.gradient is None else _along(call, call.gradient, *self._own(call.layer, q), count)
+            if part is not None:
                 total = part if total is None else total + part
         assert total is not None
         return total * count
@@ -155,6 +163,16 @@ class Capture:
         return weight, bias
 
 
+def _along(call: Call, d: Tensor, w: Tensor | None, b: Tensor | None, count: int) -> Tensor | None:
+    """<d_i, L(x_i; w, b)> for every sample, [B]; None where the direction does not move the layer."""
+    x = call.inputs
+    if isinstance(call.layer, nn.Linear) and w is not None and w.shape[0] > w.shape[1]:  # fewer numbers on the input's side
+        along = ((d @ w.to(d.dtype)) * x).reshape(count, -1).sum(1)
+        return along if b is None else along + (d @ b.to(d.dtype)).reshape(count, -1).sum(1)
+    moved = _forward(call.layer, x, w, b)
+    return None if moved is None else (moved * d).reshape(count, -1).sum(1)
+
+
 def _forward(layer: Leaf, x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor | None:
     """The layer with these parameters, on this input; a parameter that is None counts as 0. None where both are."""
     if isinstance(layer, nn.Embedding):
@@ -166,8 +184,8 @@ def _forward(layer: Leaf, x: Tensor, w: Tensor | None, b: Tensor | None) -> Tens
         return None if b is None else b.view(-1, *[1] * (0 if isinstance(layer, nn.Linear) else x.dim() - 2))
     if w is None and b is None:
         return None
-    axes = _over(layer, x)
-    total = torch.zeros_like(x) if w is None else _normalised(layer, x) * w.view(axes)
+    axes = over(layer, x)
+    total = torch.zeros_like(x) if w is None else normalised(layer, x) * w.view(axes)
     return total if b is None else total + b.view(axes)
 
 
@@ -217,14 +235,14 @@ def _normalisation_backward(
     return found[1], found[2]
 
 
-def _over(layer: Leaf, x: Tensor) -> tuple[int, ...]:
+def over(layer: Leaf, x: Tensor) -> tuple[int, ...]:
     """The shape in which a normalisation's parameters stand beside its input."""
     if isinstance(layer, nn.LayerNorm):
         return (*[1] * (x.dim() - len(layer.normalized_shape)), *layer.normalized_shape)
     return (1, x.shape[1], *[1] * (x.dim() - 2))
 
 
-def _normalised(layer: Leaf, x: Tensor) -> Tensor:
+def normalised(layer: Leaf, x: Tensor) -> Tensor:
     """The input as a normalisation leaves it, without gain and shift."""
     if isinstance(layer, nn.LayerNorm):
         return F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)

@@ -1,4 +1,4 @@
-"""Which way a training step gets its inner products, chosen once a run, by trial on its first weighted batch.
+"""Which way a training step or a scoring pass gets its inner products, chosen once, by trial on its first batch.
 
 `captured` (one backward pass, see `captured.py`) where the samples of a batch do not meet inside the model; else `carried`
 (tangents on the forward pass that runs anyway, see `tangents.py`); else `separate` (a pass of its own, see `gradients.py`). The
@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.errors import LimbeckError, UsageError
 from limbeck.influence.captured import Capture, obstacles
-from limbeck.influence.gradients import Loss, inner_products, products_at_outputs
+from limbeck.influence.gradients import Loss, inner_products, plain_attention, products_at_outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.tangents import Tangents
 from limbeck.influence.vectors import Vector
@@ -50,7 +49,9 @@ def check_way(way: str, who: str) -> str:
     return way
 
 
-def choose(student: Tapped, loss: Loss, batch: Batch, q: Vector, rng: Tensor, *, coupled: bool, wanted: str = "auto") -> Choice:
+def choose(
+    student: nn.Module, loss: Loss, batch: Batch, q: Vector, rng: Tensor, *, coupled: bool, wanted: str = "auto"
+) -> Choice:
     """The cheapest way that gives the exact products on this batch; leaves the student as it was.
 
     Args:
@@ -84,7 +85,7 @@ def choose(student: Tapped, loss: Loss, batch: Batch, q: Vector, rng: Tensor, *,
     return Choice("separate", tuple(why))
 
 
-def _trial(found: Callable[[], Tensor], student: Tapped, rng: Tensor, exact: Tensor) -> list[str]:
+def _trial(found: Callable[[], Tensor], student: nn.Module, rng: Tensor, exact: Tensor) -> list[str]:
     """Why this way does not give the exact products; empty where it does."""
     try:
         with statistics_untouched(student), random_state(rng):
@@ -95,8 +96,38 @@ def _trial(found: Callable[[], Tensor], student: Tapped, rng: Tensor, exact: Ten
     return [] if gap <= TOLERANCE else [f"its products are off by {gap:.1%}: the model mixes samples, or uses weights on its own"]
 
 
-def _captured(student: Tapped, loss: Loss, batch: Batch, q: Vector) -> Tensor:
-    capture = Capture(student)
+def scoring_pass(way: StepWay, model: nn.Module, loss: Loss, *, coupled: bool) -> Callable[[Batch, Vector], Tensor]:
+    """<q, g_i> for every sample of a batch, [B], by a way that was chosen; for finished models, where no step needs the graph.
+
+    Args:
+        way: What `choose` gave.
+        model: Called with a batch, in evaluation mode.
+        loss: One value per sample.
+        coupled: Whether a sample's loss depends on other samples' outputs.
+    """
+    if way == "captured":
+        capture = Capture(model)
+
+        def captured(batch: Batch, q: Vector) -> Tensor:
+            pieces, kept = capture.pieces(batch), []
+            for piece in pieces:
+                kept.append(_captured(model, loss, piece, q, capture))
+                capture.calls.clear()
+            return torch.cat(kept) if len(kept) > 1 else kept[0]
+
+        return captured
+    if way == "carried":
+
+        def carried(batch: Batch, q: Vector) -> Tensor:
+            with torch.no_grad(), plain_attention():
+                return _carried(model, loss, batch, q, coupled)
+
+        return carried
+    return lambda batch, q: inner_products(model, loss, batch, q, coupled=coupled)
+
+
+def _captured(student: nn.Module, loss: Loss, batch: Batch, q: Vector, capture: Capture | None = None) -> Tensor:
+    capture = Capture(student) if capture is None else capture
     with torch.enable_grad():
         with capture.recording(len(batch)):
             answer = student(batch)
@@ -104,7 +135,7 @@ def _captured(student: Tapped, loss: Loss, batch: Batch, q: Vector) -> Tensor:
     return capture.products(q, len(batch))
 
 
-def _carried(student: Tapped, loss: Loss, batch: Batch, q: Vector, coupled: bool) -> Tensor:
+def _carried(student: nn.Module, loss: Loss, batch: Batch, q: Vector, coupled: bool) -> Tensor:
     with Tangents(student, q) as tangents:
         answer = student(batch)
     return products_at_outputs(loss, batch, answer, tangents.outputs(answer), coupled=coupled)

@@ -102,6 +102,10 @@ class Diagonal(Solver):
         level = self.damping * sum(float(part.sum()) for part in self._squares.values()) / count
         return {name: part / (self._squares[name] + level) if level > 0 else part for name, part in v.items()}
 
+    def solve_many(self, rows: Vector, problem: Problem) -> Vector:
+        """As `solve`: what divides one gradient divides all."""
+        return self.solve(rows, problem)
+
     def state(self) -> dict[str, Tensor]:
         """The squares and when they were taken."""
         return {} if self._squares is None else {**self._squares, "/updated": torch.tensor(self._updated)}

@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.core.checks import positive, whole
 from limbeck.influence.curvature.capture import blocks, capture
 from limbeck.influence.curvature.kronecker import Kronecker, corrected, estimate
-from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.curvature.solver import Gradients, Problem, Solver
 from limbeck.influence.vectors import Vector
 
 
@@ -52,6 +52,20 @@ class EKFAC(Solver):
             self.update(problem)
         assert self._found is not None
         return self._found.solve(v, blocks(problem.model), self.damping)
+
+    def solve_many(self, rows: Vector, problem: Problem) -> Vector:
+        """The damped inverse applied to each."""
+        if self._found is None:
+            self.update(problem)
+        assert self._found is not None
+        return self._found.solve_many(rows, blocks(problem.model), self.damping)
+
+    def energies(self, gradients: Gradients, problem: Problem) -> Tensor:
+        """Every sample's g' (F + damping)^-1 g, as squares in the eigenbasis."""
+        if self._found is None:
+            self.update(problem)
+        assert self._found is not None
+        return self._found.energies(gradients, blocks(problem.model), self.damping)
 
     def state(self) -> dict[str, Tensor]:
         """Eigenbasis, moments and when they were taken."""

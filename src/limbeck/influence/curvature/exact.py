@@ -79,6 +79,19 @@ class Exact(Solver):
             return unflatten(torch.linalg.pinv(self._matrix, hermitian=True) @ flatten(v), v)
         return unflatten(torch.linalg.solve(self._matrix, flatten(v)), v)
 
+    def solve_many(self, rows: Vector, problem: Problem) -> Vector:
+        """One factorisation for all."""
+        if self._matrix is None:
+            self.update(problem)
+        assert self._matrix is not None
+        flat = torch.cat([part.flatten(1) for part in rows.values()], 1).T
+        if self.damping == 0:
+            solved = torch.linalg.pinv(self._matrix, hermitian=True) @ flat
+        else:
+            solved = torch.linalg.solve(self._matrix, flat)
+        pieces = torch.split(solved.T, [part[0].numel() for part in rows.values()], dim=1)
+        return {name: piece.reshape(part.shape) for (name, part), piece in zip(rows.items(), pieces, strict=True)}
+
     def state(self) -> dict[str, Tensor]:
         """The damped matrix."""
         return {} if self._matrix is None else {"matrix": self._matrix, "updated": torch.tensor(self._updated)}

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from limbeck.influence.curvature.capture import Block, Captured
+from limbeck.influence.curvature.solver import Gradients
 from limbeck.influence.vectors import Vector
 
 EXACT_EIGEN = 1_024
@@ -41,6 +43,25 @@ class Basis:
             return matrix
         return self.outputs @ (turned / (self.values + damping * level)) @ self.inputs.transpose(1, 2)
 
+    def energies(self, calls: list[tuple[Tensor, Tensor]], damping: float) -> Tensor:
+        """Every sample's g' (F + damping x mean eigenvalue)^-1 g, [B], from inputs [B, G, T, I] and gradients [B, G, T, O]."""
+        level = self.values.mean()
+        weights = torch.ones_like(self.values) if level == 0 else 1 / (self.values + damping * level)
+        turned = [(a @ self.inputs, d @ self.outputs) for a, d in calls]
+        if len(turned) == 1 and turned[0][0].shape[2] == 1:
+            a, d = turned[0]
+            return torch.einsum("bgo,goi,bgi->b", d[:, :, 0].square(), weights, a[:, :, 0].square())
+        rows, found = max(1, 2**24 // self.values.numel()), []
+        for start in range(0, len(turned[0][0]), rows):
+            cut = slice(start, start + rows)
+            gradients = sum(d[cut].transpose(2, 3) @ a[cut] for a, d in turned)
+            found.append((torch.as_tensor(gradients).square() * weights).flatten(1).sum(1))
+        return torch.cat(found)
+
+    def energies_written(self, matrices: Tensor, damping: float) -> Tensor:
+        """The same from gradients that are written out, [B, G, O, I]."""
+        return (matrices * self.inverse(matrices, damping)).flatten(1).sum(1)
+
 
 @dataclass(frozen=True)
 class Kronecker:
@@ -60,6 +81,29 @@ class Kronecker:
         for name, basis in self.layers.items():
             q.update(where[name].parts(basis.inverse(where[name].matrix(v), damping), v))
         return {name: q.get(name, part) for name, part in v.items()}
+
+    def solve_many(self, rows: Vector, where: Mapping[str, Block], damping: float) -> Vector:
+        """`solve` for K vectors stacked along a first axis."""
+        solved: Vector = vmap(lambda v: self.solve(v, where, damping))(rows)
+        return solved
+
+    def energies(self, gradients: Gradients, where: Mapping[str, Block], damping: float) -> Tensor:
+        """Every sample's g' (F + damping)^-1 g, [B]: no gradient of a covered layer is written out or turned back."""
+        total = []
+        for name, basis in self.layers.items():
+            block = where[name]
+            calls = gradients.factors(block.weight, block.bias)
+            if calls is None:
+                own = gradients.whole([part for part in (block.weight, block.bias) if part is not None])
+                total.append(basis.energies_written(vmap(block.matrix)(own), damping))
+            elif calls:
+                total.append(basis.energies(calls, damping))
+        covered = {part for name in self.layers for part in (where[name].weight, where[name].bias)}
+        others = gradients.whole([name for name in gradients.names if name not in covered])
+        for name, rows in others.items():
+            level = self.others.get(name, torch.zeros(()))
+            total.append(rows.square().flatten(1).sum(1) / (level * (1 + damping) if level > 0 else 1.0))
+        return torch.stack(total).sum(0)
 
     def state(self) -> dict[str, Tensor]:
         """Flat, for a checkpoint."""

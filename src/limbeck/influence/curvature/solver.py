@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class Problem:
     Args:
         model: Called with a batch, answers with `Outputs`.
         task: Its training loss gives the curvature.
-        batches: Training samples; all means run over all of their samples.
+        batches: Training samples, read anew for every pass; all means run over all of their samples.
         generator: Draws the labels of the Fisher matrix.
     """
 
@@ -28,7 +30,7 @@ class Problem:
     batches: Sequence[Batch]
     generator: torch.Generator
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of samples in all batches."""
         return sum(len(batch) for batch in self.batches)
@@ -38,6 +40,23 @@ class Problem:
         everyone = Batch.concat(self.batches)
         rows = torch.randperm(len(everyone), generator=self.generator)[:count]
         return replace(self, batches=[everyone.take(rows.to(everyone.index.device))])
+
+
+class Gradients(Protocol):
+    """Every sample's gradient of one batch, in the form in which a model's layers give it."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All trained parameters."""
+
+    def whole(self, names: Sequence[str] | None = None) -> Vector:
+        """The gradients written out, [B, ...] by parameter name; all parameters, or those named."""
+
+    def factors(self, weight: str, bias: str | None) -> list[tuple[Tensor, Tensor]] | None:
+        """Of one layer, for each call, inputs [B, G, T, I] and output gradients [B, G, T, O].
+
+        None where these parameters' gradients are not such products alone: a weight that an embedding shares, for one.
+        """
 
 
 class Solver(ABC):
@@ -58,6 +77,18 @@ class Solver(ABC):
     @abstractmethod
     def solve(self, v: Vector, problem: Problem) -> Vector:
         """The direction q for the gradient v, both by parameter name."""
+
+    def solve_many(self, rows: Vector, problem: Problem) -> Vector:
+        """`solve` for K gradients at once, stacked along a first axis; one after the other if nothing better is known."""
+        count = len(next(iter(rows.values())))
+        each = [self.solve({name: part[k] for name, part in rows.items()}, problem) for k in range(count)]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    def energies(self, gradients: Gradients, problem: Problem) -> Tensor:
+        """Every sample's g' (H + damping I)^-1 g, [B]."""
+        rows = gradients.whole()
+        solved = self.solve_many(rows, problem)
+        return torch.stack([(rows[name] * part).flatten(1).sum(1) for name, part in solved.items()]).sum(0)
 
     def state(self) -> dict[str, Tensor]:
         """All that `solve` needs, for a checkpoint."""

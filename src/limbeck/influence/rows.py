@@ -1,0 +1,223 @@
+"""Every sample's gradient of a batch as its layers hold it: inputs and output gradients, written out only where that is cheaper.
+
+One forward and one backward pass give all (`captured.py`). Inner products with K directions at once, `[K, B]`, are taken layer by
+layer; of the two orders of multiplication the one with fewer operations is chosen by shape. Exact where captured products are.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.batch import Batch
+from limbeck.core.errors import UnsupportedModelError
+from limbeck.influence.captured import Call, Capture, normalised, over
+from limbeck.influence.curvature.capture import Block
+from limbeck.influence.gradients import Loss
+from limbeck.influence.vectors import Vector
+
+NUMBERS = 2**24
+"""Most numbers of per-sample gradients that are written out at a time, of one layer."""
+Own = Callable[[str], Tensor | None]
+"""K directions' part for a parameter, [K, ...]; None where none of them moves it."""
+
+
+@final
+class Rows:
+    """The gradients of a batch's samples, each of its own loss.
+
+    Args:
+        model: Called with a batch, in evaluation mode; its samples do not meet (see `captured.obstacles`).
+        loss: One value per sample.
+        batch: The samples.
+
+    Raises:
+        UnsupportedModelError: No layer of the model was reached by the loss.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, batch: Batch) -> None:
+        capture = Capture(model)
+        with torch.enable_grad():
+            with capture.recording(len(batch)):
+                answer = model(batch)
+            if not capture.calls:
+                raise UnsupportedModelError(f"influence: no layer of {type(model).__name__} was called; score the plain module.")
+            capture.backward(loss(lambda _: answer, batch).sum())
+        self.count = len(batch)
+        self.parameters = capture.parameters
+        self.ids = capture.names
+        self.calls = [call for call in capture.calls if call.gradient is not None]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All trained parameters."""
+        return list(self.parameters)
+
+    def whole(self, names: Sequence[str] | None = None) -> Vector:
+        """The gradients written out, [B, ...] by parameter name; all parameters, or those named."""
+        wanted = self.names if names is None else names
+        total = {name: self.parameters[name].new_zeros(self.count, *self.parameters[name].shape) for name in wanted}
+        for call in self.calls:
+            weight, bias = self._names(call)
+            if weight in total or bias in total:
+                for name, part in zip((weight, bias), self._written(call), strict=True):
+                    if name in total and part is not None:
+                        total[name] = total[name] + part.detach()
+        return total
+
+    def factors(self, weight: str, bias: str | None) -> list[tuple[Tensor, Tensor]] | None:
+        """Of one layer, for each call, inputs [B, G, T, I] and output gradients [B, G, T, O]; None where that is not all."""
+        pairs = []
+        for call in self.calls:
+            names, block = self._names(call), self._block(call)
+            if block is not None and names == (weight, bias):
+                pairs.append(self._pair(call, block))
+            elif weight in names or (bias is not None and bias in names):
+                return None
+        return pairs
+
+    def products(self, own: Own) -> Tensor:
+        """<q_k, g_i> for K directions, [K, B].
+
+        Args:
+            own: The directions.
+
+        Raises:
+            UnsupportedModelError: No direction moves a layer that the loss reaches.
+        """
+        parts = [part for call in self.calls if (part := self._products(call, own)) is not None]
+        if not parts:
+            raise UnsupportedModelError("influence: the directions move no layer that the training loss reaches.")
+        return torch.stack(parts).sum(0).detach()
+
+    def _names(self, call: Call) -> tuple[str | None, str | None]:
+        return self.ids.get(id(call.layer.weight)), self.ids.get(id(getattr(call.layer, "bias", None)))
+
+    def _block(self, call: Call) -> Block | None:
+        """The call's layer as a matrix; None for what is none, or has a frozen weight."""
+        (weight, bias), layer = self._names(call), call.layer
+        if weight is None or not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            return None
+        return Block(layer, weight, bias)
+
+    def _pair(self, call: Call, block: Block) -> tuple[Tensor, Tensor]:
+        assert call.gradient is not None
+        return self._by_sample(block.inputs(call.inputs)), self._by_sample(block.gradients(call.gradient))
+
+    def _by_sample(self, part: Tensor) -> Tensor:
+        """[B k, G, T, n] of a layer that saw k rows of each sample -> [B, G, k T, n]."""
+        rows, groups, positions, width = part.shape
+        if rows == self.count:
+            return part
+        split = part.reshape(self.count, rows // self.count, groups, positions, width)
+        return split.transpose(1, 2).reshape(self.count, groups, -1, width)
+
+    def _written(self, call: Call) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of a call's weight and bias, [B, ...]."""
+        assert call.gradient is not None
+        block, layer, d = self._block(call), call.layer, call.gradient
+        if block is not None:
+            a, d = self._pair(call, block)
+            matrices = d.transpose(2, 3) @ a
+            kept = matrices if block.bias is None else matrices[..., :-1]
+            bias = None if block.bias is None else matrices[..., -1].reshape(self.count, -1)
+            return kept.reshape(self.count, *layer.weight.shape), bias
+        if isinstance(layer, nn.Embedding):
+            ids, slopes = call.inputs.reshape(self.count, -1), d.reshape(self.count, -1, layer.embedding_dim)
+            if layer.padding_idx is not None:
+                slopes = slopes * (ids != layer.padding_idx).unsqueeze(2)
+            table = slopes.new_zeros(self.count, layer.num_embeddings, layer.embedding_dim)
+            return table.scatter_add(1, ids.unsqueeze(2).expand_as(slopes), slopes), None
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):  # its weight is frozen
+            axis = d.dim() - 1 if isinstance(layer, nn.Linear) else 1
+            return None, d.movedim(axis, -1).reshape(self.count, -1, d.shape[axis]).sum(1)
+        axes = [axis for axis, size in enumerate(over(layer, d)) if size == 1 and axis > 0]
+        slopes = (d.sum(axes) if axes else d).reshape(-1, *layer.weight.shape)
+        gains = d * normalised(layer, call.inputs)
+        gains = (gains.sum(axes) if axes else gains).reshape(-1, *layer.weight.shape)
+        return self._summed(gains), self._summed(slopes)
+
+    def _summed(self, rows: Tensor) -> Tensor:
+        """[B k, ...] -> [B, ...]."""
+        return rows.reshape(self.count, -1, *rows.shape[1:]).sum(1)
+
+    def _products(self, call: Call, own: Own) -> Tensor | None:
+        assert call.gradient is not None
+        weight, bias = self._names(call)
+        q, q_bias = (None if name is None else own(name) for name in (weight, bias))
+        if q is None and q_bias is None:
+            return None
+        block = self._block(call)
+        if block is not None and q is not None and (block.bias is None) == (q_bias is None):
+            return matrix_products(_stacked(q, q_bias, block), *self._pair(call, block))
+        if isinstance(call.layer, nn.Embedding):
+            assert q is not None
+            slopes = call.gradient.reshape(self.count, -1, call.layer.embedding_dim)
+            ids = call.inputs.reshape(self.count, -1)
+            if call.layer.padding_idx is not None:
+                slopes = slopes * (ids != call.layer.padding_idx).unsqueeze(2)
+            return torch.stack([(one[ids] * slopes).flatten(1).sum(1) for one in q])
+        parts = [
+            rows_of.flatten(1) @ gradient.flatten(1).T
+            for rows_of, gradient in zip((q, q_bias), self._written(call), strict=True)
+            if rows_of is not None and gradient is not None
+        ]
+        return torch.stack(parts).sum(0)
+
+
+@final
+class Written:
+    """Gradients that are written out already, in place of `Rows` where a model's layers do not give them.
+
+    Args:
+        rows: [B, ...] by parameter name.
+    """
+
+    def __init__(self, rows: Vector) -> None:
+        self.rows = rows
+        self.count = len(next(iter(rows.values())))
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All trained parameters."""
+        return list(self.rows)
+
+    def whole(self, names: Sequence[str] | None = None) -> Vector:
+        """The gradients, [B, ...] by parameter name; all parameters, or those named."""
+        return self.rows if names is None else {name: self.rows[name] for name in names}
+
+    def factors(self, weight: str, bias: str | None) -> None:
+        """None: nothing is known of how they came about."""
+        return
+
+
+def _stacked(weight: Tensor, bias: Tensor | None, block: Block) -> Tensor:
+    """K directions of a layer as [K, G, O, I]."""
+    groups = getattr(block.layer, "groups", 1)
+    rows = weight.reshape(len(weight), groups, weight.shape[1] // groups, -1)
+    return rows if bias is None else torch.cat([rows, bias.reshape(len(bias), groups, -1, 1)], 3)
+
+
+def matrix_products(q: Tensor, a: Tensor, d: Tensor) -> Tensor:
+    """Sum over g, t of d' Q a, [K, B]: the directions with each sample's sum of outer products, never all of these at once.
+
+    Shapes: q [K, G, O, I], a [B, G, T, I], d [B, G, T, O].
+    """
+    q = q.to(a.dtype)
+    count, positions, (k, groups, outputs, inputs) = len(a), a.shape[2], q.shape
+    if positions == 1 and groups == 1 and k < max(outputs, inputs):  # fewer numbers to write than the gradients have
+        a, d = a.reshape(count, inputs), d.reshape(count, outputs)
+        if outputs <= inputs:
+            moved = (q.reshape(k * outputs, inputs) @ a.T).view(k, outputs, count)
+            return (moved * d.T).sum(1)
+        moved = (q[:, 0].transpose(1, 2).reshape(k * inputs, outputs) @ d.T).view(k, inputs, count)
+        return (moved * a.T).sum(1)
+    flat, size = q.reshape(k, -1), groups * outputs * inputs
+    rows = max(1, NUMBERS // size)
+    found = []
+    for start in range(0, count, rows):
+        cut = slice(start, start + rows)
+        gradients = (d[cut].transpose(2, 3) @ a[cut]).reshape(-1, size)
+        found.append(flat @ gradients.T)
+    return torch.cat(found, 1)
