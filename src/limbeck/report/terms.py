@@ -5,18 +5,10 @@ from typing import Any
 
 from limbeck.report.charts import Table
 from limbeck.report.reading import Run
-from limbeck.report.statistics import Band, learning_band, mean
+from limbeck.report.statistics import learning_band, mean
 from limbeck.report.wording import DASH, number, percent
 
-HEAD = (
-    "Term",
-    "Mean, first epoch",
-    "Mean, last epoch",
-    "In the loss, first epoch",
-    "In the loss, last epoch",
-    "Share of the gradient, over the run",
-    "at the end",
-)
+HEAD = ("Term", "Mean, first epoch", "Mean, last epoch", "In the loss, last epoch", "Share of the gradient")
 
 
 def terms(run: Run) -> Table | None:
@@ -29,16 +21,11 @@ def terms(run: Run) -> Table | None:
     return Table(f"Terms of {run.result.title(main)}, mean over seeds", HEAD, tuple((name, *_cells(run, name)) for name in names))
 
 
-def _cells(run: Run, name: str) -> list[str]:
-    raw, added, share = (
-        learning_band(run.metrics, run.result.main, "train", (key, name)) for key in ("terms", "weighted", "shares")
-    )
-    ends = [cell for found in (raw, added) for cell in _ends(found)]
-    return [*ends, percent(mean(share.mean)) if share else DASH, percent(share.mean[-1]) if share else DASH]
-
-
-def _ends(found: Band | None) -> tuple[str, str]:
-    return (number(found.mean[0]), number(found.mean[-1])) if found else (DASH, DASH)
+def _cells(run: Run, name: str) -> tuple[str, ...]:
+    main, keys = run.result.main, ("terms", "weighted", "shares")
+    raw, added, share = (learning_band(run.metrics, main, "train", (key, name)) for key in keys)
+    ends = (number(raw.mean[0]), number(raw.mean[-1])) if raw else (DASH, DASH)
+    return (*ends, number(added.mean[-1]) if added else DASH, percent(mean(share.mean)) if share else DASH)
 
 
 def _inside(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
