@@ -20,7 +20,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("llm", "loops"),
     ("catalogue",),
-    ("experiment",),
+    ("testing", "experiment"),
     ("report",),
     ("cli",),
 )

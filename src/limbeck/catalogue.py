@@ -1,13 +1,23 @@
 """All that a recipe can name: an explicit tuple of rows. METHODS.md, `limbeck list` and the contract tests come from it.
 
 A row holds the dotted path of its class as text, resolved on use and from this table only, so that `limbeck list` starts
-without torch. One file, longer than most, since it is one table.
+without torch. Other packages add rows through the entry point group `limbeck.methods`. One file, longer than most, since it is
+one table.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from typing import Literal, get_args
+
+from limbeck.core.errors import UsageError
+from limbeck.core.installed import offered
+
+GROUP = "limbeck.methods"
+"""Entry points of this group give a sequence of rows each."""
+OWN = "limbeck"
 
 Kind = Literal[
     "terms",
@@ -16,6 +26,7 @@ Kind = Literal[
     "balancers",
     "teachers",
     "steps",
+    "averages",
     "data",
     "texts",
     "transforms",
@@ -59,6 +70,7 @@ class Row:
         needs: What must be there for it.
         cost: What it adds to a plain step or run.
         status: "experimental" until the paper's result is reproduced.
+        package: Which package it comes from; set when rows are read.
     """
 
     name: str
@@ -69,11 +81,24 @@ class Row:
     needs: str = ""
     cost: str = ""
     status: Status = "stable"
+    package: str = OWN
 
     def resolve(self) -> Callable[..., object]:
-        """Import the class (or function) of this row."""
+        """Import the class (or function) of this row.
+
+        Raises:
+            UsageError: Another package's class cannot be imported.
+        """
         module, _, name = self.path.partition(":")
-        maker: Callable[..., object] = getattr(import_module(module), name)
+        try:
+            maker: Callable[..., object] = getattr(import_module(module), name)
+        except Exception as error:
+            if self.package == OWN:
+                raise
+            raise UsageError(
+                f"{self.name} of the package {self.package} cannot be loaded from {self.path} ({type(error).__name__}: {error}); "
+                "mend or remove that package."
+            ) from error
         return maker
 
 
@@ -522,6 +547,15 @@ ROWS: tuple[Row, ...] = (
         "a regressed map of both sides",
         "one teacher forward pass",
         "experimental",
+    ),
+    Row(
+        "Python",
+        "terms",
+        "limbeck.losses.python:Python",
+        "A term that your own class or function makes",
+        "",
+        "--allow-python",
+        "that of the term",
     ),
     # weightings
     Row(
@@ -1023,9 +1057,48 @@ def kinds() -> tuple[Kind, ...]:
     return get_args(Kind)
 
 
+@cache
+def added() -> tuple[Row, ...]:
+    """The rows of other installed packages; what cannot be taken is left out, with one warning that names its package."""
+    found: dict[str, Row] = {}
+    taken = {row.name: row for row in ROWS}
+    for package, content in offered(GROUP):
+        if not isinstance(content, list | tuple) or not all(_sound(row) for row in content):
+            warnings.warn(
+                f"the package {package} must offer a sequence of limbeck.catalogue.Row, each with a known kind and a path "
+                f"'module:class', got {content!r:.80}; its methods were left out.",
+                stacklevel=2,
+            )
+            continue
+        for row in content:
+            other = found.get(row.name, taken.get(row.name))
+            if other is not None:
+                warnings.warn(
+                    f"the package {package} names a {WORDS[row.kind]} {row.name!r}, but that is a {WORDS[other.kind]} of "
+                    f"{other.package} already; it was left out, and should get another name.",
+                    stacklevel=2,
+                )
+                continue
+            found[row.name] = replace(row, package=package)
+    return tuple(found.values())
+
+
+def _sound(row: object) -> bool:
+    """Whether a row of another package can be taken: a known kind, a name to type, a dotted name to import."""
+    if not isinstance(row, Row) or row.kind not in WORDS or not row.name.isidentifier():
+        return False
+    module, _, name = row.path.partition(":")
+    return all(part.isidentifier() for part in [*module.split("."), name])
+
+
+def everything() -> tuple[Row, ...]:
+    """All rows: limbeck's own, then those of other packages."""
+    return (*ROWS, *added())
+
+
 def rows(*wanted: Kind) -> tuple[Row, ...]:
     """The rows of these kinds."""
-    return tuple(row for row in ROWS if row.kind in wanted)
+    return tuple(row for row in everything() if row.kind in wanted)
 
 
 class Makers(Mapping[str, Callable[..., object]]):
@@ -1052,7 +1125,7 @@ def methods_page() -> str:
     lines = ["# Methods", "", "Rendered from `src/limbeck/catalogue.py` by `make docs`; a test checks that the two agree."]
     for kind in kinds():
         lines += ["", f"## {kind.capitalize()}", "", "| name | paper | class | needs | cost |", "|---|---|---|---|---|"]
-        for row in rows(kind):
+        for row in (row for row in ROWS if row.kind == kind):
             mark = " (experimental)" if row.status == "experimental" else ""
             parts = (f"**{row.name}**{mark}: {row.summary}", row.paper, f"`{row.path.replace(':', '.')}`", row.needs, row.cost)
             lines.append("| " + " | ".join(part or "-" for part in parts) + " |")

@@ -1,102 +1,33 @@
-"""What tests of several rooms are made of: the reference tensors of the method sheets, batches, views, a coupled term."""
+"""What tests of several rooms are made of: limbeck's own makers, the reference tensors of the method sheets, a coupled term."""
 
-from collections.abc import Iterator
-from typing import Literal, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from limbeck.align.taps import PENULTIMATE
 from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs, Views
-from limbeck.core.term import Scene, Term
+from limbeck.core.term import Term
+from limbeck.testing.makers import FeatureKind as FeatureKind
+from limbeck.testing.makers import feature_views as feature_views
+from limbeck.testing.makers import featured as featured
+from limbeck.testing.makers import generator as generator
+from limbeck.testing.makers import labels as labels
+from limbeck.testing.makers import normal as normal
+from limbeck.testing.makers import random_views as random_views
+from limbeck.testing.makers import scene as scene
+from limbeck.testing.makers import take as take
+from limbeck.testing.makers import token_views as token_views
+from limbeck.testing.makers import views as views
 
 STUDENT = torch.tensor([[1, 0.2, -0.5, 0.3], [-0.1, 0.8, 0.4, -0.9], [0.4, -0.2, 0.1, 1.1]], dtype=torch.float64)
 TEACHER = torch.tensor([[2, 0.5, -1, 1], [0.3, 1.2, 1.5, -1], [-0.5, 0.3, 0.9, 1.8]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 3])
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=generator(seed), dtype=dtype)
-
-
-def labels(*shape: int, classes: int, seed: int = 0) -> Tensor:
-    return torch.randint(classes, shape, generator=generator(seed))
-
-
-def views(student: Tensor, teacher: Tensor | None, targets: Tensor | None, mask: Tensor | None = None) -> Views:
-    """Views on samples whose inputs do not matter."""
-    batch = Batch(torch.zeros(len(student), 1), targets, torch.arange(len(student)), mask)
-    return Views(Outputs(student), None if teacher is None else Outputs(teacher), batch)
-
-
 def golden_views() -> Views:
     """The reference tensors of the classics' sheet."""
     return views(STUDENT, TEACHER, LABELS)
-
-
-def random_views(seed: int = 0, rows: int = 6, classes: int = 5) -> Views:
-    student, teacher = normal(rows, classes, seed=seed), normal(rows, classes, seed=seed + 1)
-    return views(student, teacher, labels(rows, classes=classes, seed=seed))
-
-
-def token_views(seed: int = 0, rows: int = 6, length: int = 4, classes: int = 5) -> Views:
-    """[B, L, V] logits; samples have 1 to L counted tokens."""
-    student, teacher = normal(rows, length, classes, seed=seed), normal(rows, length, classes, seed=seed + 1)
-    counted = torch.arange(rows) % length + 1
-    mask = torch.arange(length) < counted.unsqueeze(1)
-    return views(student, teacher, labels(rows, length, classes=classes, seed=seed), mask)
-
-
-FeatureKind = Literal["maps", "vectors", "tokens"]
-
-
-def featured(student: dict[str, Tensor], teacher: dict[str, Tensor], *, classes: int = 3, seed: int = 0) -> Views:
-    """Views with these features, random logits and labels that name every class in turn."""
-    rows = len(next(iter(student.values())))
-    own, other = (Outputs(normal(rows, classes, seed=seed + k), part) for k, part in ((5, student), (6, teacher)))
-    batch = Batch(torch.zeros(rows, 1, dtype=torch.float64), torch.arange(rows) % classes, torch.arange(rows))
-    return Views(own, other, batch)
-
-
-def feature_views(kind: FeatureKind, seed: int = 0, rows: int = 9) -> Views:
-    """Stages `layer1` to `layer3` and `penultimate` on both sides, of other widths and, in places, map sizes; and a `depth`."""
-    shapes: dict[FeatureKind, tuple[list[tuple[int, ...]], list[tuple[int, ...]]]] = {
-        "maps": ([(2, 4, 4), (3, 2, 2), (4, 2, 2), (5,), (1, 3, 3)], [(2, 4, 4), (4, 4, 4), (6, 2, 2), (6,), (1, 3, 3)]),
-        "vectors": ([(5,)] * 5, [(7,)] * 5),
-        "tokens": ([(3, 4), (3, 4), (3, 4), (4,), (4,)], [(3, 6), (3, 6), (3, 6), (6,), (6,)]),
-    }
-    names = ["layer1", "layer2", "layer3", PENULTIMATE, "depth"]
-    student, teacher = (
-        {name: normal(rows, *shape, seed=seed + 10 * side + k) for k, (name, shape) in enumerate(zip(names, part, strict=True))}
-        for side, part in enumerate(shapes[kind])
-    )
-    return featured(student, teacher, seed=seed)
-
-
-def scene(both: Views) -> Scene:
-    """The scene of a run whose training set is this one batch."""
-    assert both.batch.targets is not None
-
-    def taught() -> Iterator[tuple[Batch, Outputs]]:
-        assert both.teacher is not None
-        yield both.batch, both.teacher
-
-    assert both.teacher is not None
-    few, last = take(both, slice(0, 4)), both.teacher.features.get(PENULTIMATE)
-    classes = both.student.logits.shape[-1]
-    classifier = None if last is None else nn.Linear(last.shape[-1], classes, dtype=torch.float64).requires_grad_(False)
-    return Scene(few, classes, both.batch.index, both.batch.targets, taught, classifier)
-
-
-def take(both: Views, rows: Tensor | slice) -> Views:
-    """The views' samples at these positions."""
-    teacher = None if both.teacher is None else both.teacher.take(rows)
-    return Views(both.student.take(rows), teacher, both.batch.take(rows))
 
 
 def told_teacher(batch: Batch) -> Outputs:

@@ -34,9 +34,9 @@ def list_rows(
 
 
 def _named(name: str) -> list[catalogue.Row]:
-    found = [row for row in catalogue.ROWS if row.name == name]
+    found = [row for row in catalogue.everything() if row.name == name]
     if not found:
-        near = nearest(name, [*KINDS, *(row.name for row in catalogue.ROWS)])
+        near = nearest(name, [*KINDS, *(row.name for row in catalogue.everything())])
         others = f"; it takes {', '.join(KINDS)}, or a name."
         raise UsageError(f"list: there is no '{name}'{near or others}")
     return found
@@ -59,18 +59,24 @@ def lines_of(kind: str) -> list[Line]:
             "kind": row.kind,
             "class": row.path.replace(":", "."),
             "status": row.status,
+            "package": row.package,
         }
         for row in catalogue.rows(*wanted)
     ]
 
 
 def table(lines: Sequence[Line], width: int | None) -> str:
-    """One line per entry: name, summary, then the paper; cut at the width."""
+    """One line per entry: name, summary, then the paper and the package where it is another one; cut at the width."""
     if not lines:
         return "none"
     names, summaries = (max(len(line[column]) for line in lines) for column in ("name", "summary"))
-    rows = [f"{line['name']:<{names}}  {line['summary']:<{summaries}}  {line.get('paper', '')}".rstrip() for line in lines]
+    rows = [f"{line['name']:<{names}}  {line['summary']:<{summaries}}  {_source(line)}".rstrip() for line in lines]
     return "\n".join(row if width is None or len(row) <= width else row[: width - 1] + "…" for row in rows)
+
+
+def _source(line: Line) -> str:
+    package = line.get("package", catalogue.OWN)
+    return "  ".join([*filter(None, [line.get("paper")]), *([f"[{package}]"] if package != catalogue.OWN else [])])
 
 
 def described(row: catalogue.Row) -> str:
@@ -82,7 +88,8 @@ def described(row: catalogue.Row) -> str:
         f"{part.name}={part.default!r}" if part.default is not part.empty else part.name
         for part in inspect.signature(maker).parameters.values()
     ]
-    head = f"{row.name}({', '.join(parts)})    {catalogue.WORDS[row.kind]}, {row.path.replace(':', '.')}"
+    whose = "" if row.package == catalogue.OWN else f" of the package {row.package}"
+    head = f"{row.name}({', '.join(parts)})    {catalogue.WORDS[row.kind]}{whose}, {row.path.replace(':', '.')}"
     return f"{head}\n\n{inspect.getdoc(maker) or row.summary}"
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from limbeck.core.errors import UsageError, nearest
 
+DOOR = "Python"
+"""What the door is called in recipes, whatever stands behind it: a term, a model, data."""
+
 
 def user_function(target: str, who: str) -> Callable[..., object]:
     """The function that "module:function" names.

@@ -68,6 +68,10 @@ class Loader:
         full, left = divmod(len(self.rows), self.batch_size)
         return full + (left > 0 and not self.drop_last)
 
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of epoch 0, the same ones every time."""
+        return self.epoch(0)
+
     def order(self, epoch: int) -> Tensor:
         """The rows in the order of this epoch, int64 [R]."""
         if not self.shuffle:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from limbeck.core.errors import LimbeckError, UsageError, nearest
+from limbeck.core.user_code import DOOR
 from limbeck.experiment.arguments import MisfitError, bind
 
 Maker = Callable[..., object]
@@ -20,7 +21,6 @@ Literals = int | float | str | bool | None | list["Literals"] | tuple["Literals"
 LONGEST = 1000
 DEEPEST = 40
 LARGEST = 2**63
-DOOR = "Python"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from limbeck import catalogue
 from limbeck.core.errors import RunError, UsageError
 from limbeck.training.checkpoint import write_whole
 
@@ -226,7 +227,8 @@ def read_json(path: Path) -> dict[str, object]:
 
 def environment() -> dict[str, object]:
     """Versions, machine and time: what a figure may depend on beside the recipe."""
-    packages = ("limbeck", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "accelerate", "torchvision", "timm")
+    packages = ["limbeck", "torch", "numpy", "scipy", "scikit-learn", "pyarrow", "accelerate", "torchvision", "timm"]
+    packages += [row.package for row in catalogue.added()]
     return {
         "schema": SCHEMA,
         "python": platform.python_version(),

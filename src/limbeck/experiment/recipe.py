@@ -276,7 +276,7 @@ def names_for(key: str) -> Names:
         makers=catalogue.Makers(own),
         inner=catalogue.Makers(own, *others),
         hint=f"`limbeck list {own}` shows all",
-        elsewhere={row.name: catalogue.WORDS[row.kind] for row in catalogue.ROWS},
+        elsewhere={row.name: catalogue.WORDS[row.kind] for row in catalogue.everything()},
     )
 
 

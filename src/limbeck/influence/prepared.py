@@ -70,7 +70,8 @@ class Prepared:
     """A model whose curvature is taken, and how its inner products are to be.
 
     Args:
-        problem: Model, task and training batches.
+        problem: Model, task and the batches that curvature is taken of.
+        train: Training batches.
         queries: Query batches with trusted labels.
         solver: The inverse, its curvature estimated.
         way: How inner products with the training gradients are taken.
@@ -79,6 +80,7 @@ class Prepared:
     """
 
     problem: Problem
+    train: Sequence[Batch]
     queries: Sequence[Batch]
     solver: Solver
     way: Choice
@@ -94,11 +96,6 @@ class Prepared:
     def task(self) -> Task:
         """The two losses."""
         return self.problem.task
-
-    @property
-    def train(self) -> Sequence[Batch]:
-        """The training batches."""
-        return self.problem.batches
 
     def direction(self) -> tuple[Vector, float]:
         """The direction q for the mean query loss, and that loss (nats)."""
@@ -118,6 +115,7 @@ def prepare(
     queries: Iterable[Batch] | None,
     solver: Solver | None = None,
     *,
+    curvature: Iterable[Batch] | None = None,
     seed: int = 0,
 ) -> Prepared:
     """Look at everything, choose the cheapest exact way by trial, and estimate the curvature.
@@ -125,9 +123,10 @@ def prepare(
     Args:
         model: Called with a batch, answers with `Outputs` (see `Tapped`).
         task: The training and the query loss.
-        train: Training batches; they also give the curvature.
+        train: Training batches.
         queries: Query batches; None where only training samples matter.
         solver: The inverse; EKFAC() where none is named.
+        curvature: Batches that the curvature is estimated from; None takes the training batches.
         seed: Seed of the labels drawn for the Fisher matrix.
 
     Raises:
@@ -136,7 +135,8 @@ def prepare(
     """
     train, asked = rereadable(train, "train"), () if queries is None else rereadable(queries, "queries")
     solver = EKFAC() if solver is None else solver
-    problem = Problem(model, task, train, torch.Generator().manual_seed(seed))
+    bent = train if curvature is None else rereadable(curvature, "curvature")
+    problem = Problem(model, task, bent, torch.Generator().manual_seed(seed))
     sides: list[tuple[str, Loss, Sequence[Batch], bool]] = [("training loss", task.training_loss, train, task.coupled)]
     sides += [] if queries is None else [("query loss", task.query_loss, asked, False)]
     choices, reasons = [], [] if trainable(model) else ["no parameter is trained"]
@@ -151,7 +151,7 @@ def prepare(
             raise UnsupportedModelError(f"score: {type(model).__name__} cannot be scored: {'; '.join(reasons)}.")
         solver.update(problem)
         passing = scoring_pass(choices[0].way, model, task.training_loss, coupled=task.coupled)
-    return Prepared(problem, asked, solver, choices[0], choices[-1], passing)
+    return Prepared(problem, train, asked, solver, choices[0], choices[-1], passing)
 
 
 def _tried(model: nn.Module, what: str, loss: Loss, few: Batch, *, coupled: bool) -> Choice:

@@ -41,6 +41,7 @@ def score(
     queries: Iterable[Batch],
     solver: Solver | None = None,
     *,
+    curvature: Iterable[Batch] | None = None,
     seed: int = 0,
     engine: Engine | None = None,
     on_batch: Callable[[int], None] | None = None,
@@ -54,9 +55,10 @@ def score(
     Args:
         model: Called with a batch, answers with `Outputs` (see `Tapped`).
         task: The training and the query loss.
-        train: Training batches; they also give the curvature. Anything that can be read again and again: a list, a `Loader`.
+        train: Training batches. Anything that can be read again and again: a list, a `Loader`.
         queries: Query batches with trusted labels.
         solver: The inverse; EKFAC() where none is named.
+        curvature: Batches that the curvature is estimated from; None takes the training batches.
         seed: Seed of the labels drawn for the Fisher matrix.
         engine: Several processes take turns at the batches, and each gets all scores; every one estimates the same curvature.
         on_batch: Called with the number of samples after each scored batch, for progress.
@@ -68,7 +70,7 @@ def score(
     Reference: Koh, Liang, 2017, arXiv:1703.04730, eq. 2; KD-AIF, arXiv:2501.02705. Differs from the papers: H is the damped
     Fisher or Gauss-Newton matrix unless the solver says otherwise.
     """
-    ready = prepare(model, task, train, queries, solver, seed=seed)
+    ready = prepare(model, task, train, queries, solver, curvature=curvature, seed=seed)
     q, query_loss = ready.direction()
     with ready.evaluating():
         index, phi = each_batch(

@@ -1,12 +1,13 @@
-"""Properties that every term has, under the names of STYLE: each takes a term and views and fails with an assertion.
+"""Properties that every term has: each takes a term and views and fails with an assertion.
 
 What belongs to the student, its logits and its features, is handed over as a list of tensors to differentiate in. Random
 numbers (dropout, drawn negatives) are the same in every evaluation, as they are where influence looks.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,9 @@ from torch.testing import assert_close
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term
 from limbeck.influence.gradients import forward_rules
-from support.makers import generator, take
+from limbeck.testing.makers import generator, take
+
+Property = Callable[[Term, Views], None]
 
 
 def parts_of(outputs: Outputs) -> list[Tensor]:
@@ -62,10 +65,17 @@ class Held(TorchFunctionMode):
 
     def __enter__(self) -> "Held":
         self.turn = 0
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401  whatever the function returns
+        """Let `detach` give what it gave the first time."""
         result = func(*args, **(kwargs or {}))
         if func is not Tensor.detach:
             return result
@@ -231,7 +241,7 @@ def assert_views_untouched(term: Term, views: Views) -> None:
         assert all(torch.equal(a, b) for a, b in zip(parts_of(now), parts_of(before), strict=True))
 
 
-PROPERTIES = [
+PROPERTIES: tuple[Property, ...] = (
     assert_per_sample,
     assert_permutation_equivariant,
     assert_sum_of_split_batches,
@@ -244,4 +254,4 @@ PROPERTIES = [
     assert_parts_are_trained,
     assert_evaluation_changes_nothing,
     assert_views_untouched,
-]
+)

@@ -1,0 +1,281 @@
+"""Every method on one small real task with the same budget and paired seeds: the table of docs/methods/results.md.
+
+    python benchmarks/prepare_data.py FOLDER mnist --per-class 150 --test-per-class 100 --halve --out runs/data/mnist_half.npz
+    python benchmarks/methods.py --data 'Arrays("runs/data/mnist_half.npz")' --out runs/methods --page docs/methods/results.md
+
+Finished trainings are kept under --out and read, not run again. Time and memory of a step are measured apart from the trainings,
+each method interleaved with plain KD: process time, and the bytes that autograd keeps for the backward pass with the parameters,
+buffers and gradients of the terms' own parts.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from limbeck.catalogue import rows
+from limbeck.engine.local import LocalEngine
+from limbeck.experiment.arms import Arm
+from limbeck.experiment.progress import Silent
+from limbeck.experiment.recipe import Parts, Recipe, load
+from limbeck.experiment.unit import Seeded, Unit, Worker, seeded
+from limbeck.training.fit import fit
+
+PLAIN = "KD"
+STAGES = '"layer?"'
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method is run here: its objective, and what else differs from plain distillation.
+
+    Args:
+        objective: With the coefficients of its paper.
+        changes: Other keys of the recipe.
+    """
+
+    objective: str = "KD(T=4) * 0.9 + CE() * 0.1"
+    changes: dict[str, str] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {
+    "CE": Method("CE()"),
+    PLAIN: Method(),
+    "VirtualTeacher": Method("VirtualTeacher() * 0.9 + CE() * 0.1"),
+    "DKD": Method("DKD(warm_up=3) + CE()"),
+    "AEKT": Method("AEKT(warm_up=3) + CE()"),
+    "AEKT, serial layer": Method('CE() + OnHead(AEKT(warm_up=3), tap="logits", head="identity")'),
+    "DIST": Method("DIST(T=4) * 2 + CE()"),
+    "WSLD": Method("WSLD(T=4) * 2.25 + CE()"),
+    "MLKD": Method("MLKD() * 0.9 + CE() * 0.1"),
+    "CTKD": Method("CTKD() * 0.9 + CE() * 0.1"),
+    "PLD": Method("PLD()"),
+    "Standardised": Method("Standardised(KD(T=2)) * 9 + CE() * 0.1"),
+    "OFA": Method("OFA(1.2) + CE()"),
+    "OnHead": Method(f"OFA(1.2) + CE() + OnHead(OFA(1.2), tap={STAGES})"),
+    "BinaryKL": Method("BinaryKL(T=2) + CE()"),
+    "BinaryKLNorm": Method("BinaryKLNorm(T=2) + CE()"),
+    "DHKD": Method('CE() + OnHead(BinaryKLNorm(T=2), head="mlp")', {"balancer": 'GradientAlignment(protect="CE")'}),
+    "BDKD": Method("BDKD() + CE()"),
+    "ReverseKL": Method("ReverseKL(T=4) * 0.9 + CE() * 0.1"),
+    "JSD": Method("JSD(T=4) * 0.9 + CE() * 0.1"),
+    "SkewKL": Method("SkewKL(T=4) * 0.9 + CE() * 0.1"),
+    "SkewReverseKL": Method("SkewReverseKL(T=4) * 0.9 + CE() * 0.1"),
+    "TotalVariation": Method("TotalVariation() + CE()"),
+    "AlphaDivergence": Method("AlphaDivergence(T=4) * 0.9 + CE() * 0.1"),
+    "Serial": Method("CE() * 0.1 + Serial(CE()) * 0 + KD(T=4) * 0.9"),
+    "DHO": Method("CE() * 0.5 + DHO(KD(T=2)) * 0.5"),
+    "SP": Method("SP() * 3000 + CE()"),
+    "RKD": Method("RKD() + CE()"),
+    "PKT": Method("PKT() * 470 + CE()"),
+    "CC": Method("CC() * 0.02 + CE()"),
+    "AT": Method("AT() * 1000 + CE()"),
+    "NST": Method("NST() * 50 + CE()"),
+    "FitNet": Method("FitNet() * 100 + CE()"),
+    "SimKD": Method('SimKD(tap="layer3")'),
+    "ND": Method("CE() + KD(T=4) + ND()"),
+    "SRRL": Method('SRRL(student="layer3", teacher="layer3") + CE()'),
+    "VID": Method("VID() + CE()"),
+    "AB": Method("AB() * 0.003 + CE()"),
+    "FT": Method("FT() * 200 + CE()"),
+    "CRD": Method("CRD() * 0.8 + CE()"),
+    "ReviewKD": Method("ReviewKD() * 5 + CE()"),
+    "SemCKD": Method("SemCKD() * 400 + CE()"),
+    "TRG": Method("CE() + KD() + TRG()"),
+    "LELP": Method("LELP()"),
+    "KD3": Method('KD3(tap="layer3")'),
+    "TGeoKD": Method("TGeoKD(T=4)", {"step": "Bilevel()"}),
+    "DynamicLambda": Method("KD(T=4) + CE()", {"balancer": "DynamicLambda(mu=0.9)"}),
+    "Uncertainty": Method("KD(T=4) + CE()", {"balancer": "Uncertainty()"}),
+    "GradientAlignment": Method(changes={"balancer": 'GradientAlignment(protect="CE")'}),
+    "PCGrad": Method(changes={"balancer": 'PCGrad(level="last_layer")'}),
+    "MGDA": Method(changes={"balancer": 'MGDA(level="last_layer")'}),
+    "CAGrad": Method(changes={"balancer": 'CAGrad(level="last_layer")'}),
+    "UPGrad": Method(changes={"balancer": 'UPGrad(level="last_layer")'}),
+    "Mutual": Method("CE() + KD(T=1)", {"step": "Mutual()"}),
+    "MixUp": Method(changes={"transform": "MixUp()"}),
+    "CutMix": Method(changes={"transform": "CutMix()"}),
+    "InfluenceWeighting": Method(changes={"weighting": "InfluenceWeighting()"}),
+}
+LEFT_OUT = {
+    "DepthKD": "regresses maps; there are none to regress here",
+}
+"""Terms that have no place in this task, and why."""
+
+
+def missing() -> list[str]:
+    """Terms and balancers of the catalogue that are neither run nor left out."""
+    known = {*METHODS, *LEFT_OUT, "Static"}
+    return [row.name for row in rows("terms", "balancers") if row.name not in known]
+
+
+def recipe_for(data: str, method: Method, seeds: int) -> Recipe:
+    """The task: one pair of nets, one budget."""
+    settings = {
+        "data": data,
+        "teacher": "ResNet20()",
+        "student": "ResNet8()",
+        "objective": method.objective,
+        "weighting": "Uniform()",
+        "optimizer": "SGD(lr=0.05, momentum=0.9, weight_decay=5e-4)",
+        "schedule": "Cosine()",
+        "epochs": "12",
+        "batch_size": "64",
+        "query": "200",
+        "compare": "[uniform]",
+        **method.changes,
+    }
+    return load("digits", settings=[f"{key}={value}" for key, value in settings.items()], seeds=seeds)
+
+
+def run(data: str, names: list[str], seeds: int, out: Path) -> dict[str, list[Unit]]:
+    """The trainings, one entry per seed; teachers are shared by all methods."""
+    found: dict[str, list[Unit]] = {}
+    for name in names:
+        worker, arm = made(data, name, seeds, out)
+        for number in range(seeds):
+            sets = seeded(worker.recipe, worker.parts, number)
+            try:
+                unit = worker.student(arm, sets, worker.teacher(sets).model)
+            except Exception as error:
+                raise RuntimeError(f"{name}: {error}") from error
+            found.setdefault(name, []).append(unit)
+        print(name, [round(100 * (unit.figures["accuracy"] or 0), 1) for unit in found[name]], file=sys.stderr, flush=True)
+    return found
+
+
+def made(data: str, name: str, seeds: int, out: Path) -> tuple[Worker, Arm]:
+    """A worker and the arm of a method."""
+    recipe = recipe_for(data, METHODS[name], seeds)
+    torch.set_num_threads(recipe.threads)
+    parts: Parts = recipe.build()
+    out.mkdir(parents=True, exist_ok=True)
+    from limbeck.experiment.arms import arms_of
+
+    arm = replace(arms_of(recipe, parts)[-1], name=name.replace(" ", "_").replace(",", ""), title=name)
+    return Worker(recipe, parts, LocalEngine(), out, Silent()), arm
+
+
+def stepper(worker: Worker, arm: Arm, data: Seeded, teacher: torch.nn.Module) -> tuple[Callable[[], None], Callable[[], int]]:
+    """A function that takes a few steps of the method, and one that tells the bytes that a step keeps."""
+    torch.manual_seed(0)
+    student = worker.parts.student.build(data.spec)
+    distiller, loader = worker._distiller(arm, data, student, teacher)
+    optimizer = worker.parts.optimizer.build(distiller.trained())
+    first = sum(part.numel() * part.element_size() for part in distiller.objective.state_dict().values())
+
+    def steps() -> None:
+        fit(distiller, loader, optimizer, steps=4, queries=data.queries, step=arm.step(), seed=0)
+
+    def kept() -> int:
+        held: dict[int, int] = {}
+
+        def pack(part: torch.Tensor) -> torch.Tensor:
+            held[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
+            return part
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda part: part):
+            total = distiller(next(loader.epoch(0))).total
+        del total
+        return sum(held.values()) + 3 * first
+
+    return steps, kept
+
+
+def cost(data: str, name: str, out: Path, repeats: int = 5) -> tuple[float, float]:
+    """Time and memory of a step over plain KD's, interleaved."""
+    plain, own = made(data, PLAIN, 1, out), made(data, name, 1, out)
+    sets = seeded(own[0].recipe, own[0].parts, 0)
+    teacher = own[0].teacher(sets).model
+    (base, base_kept), (steps, kept) = (stepper(*one, sets, teacher) for one in (plain, own))
+    ratios = []
+    for number in range(repeats + 1):
+        times = []
+        for act in (base, steps, base):
+            began = time.process_time()
+            act()
+            times.append(time.process_time() - began)
+        if number:
+            ratios.append(2 * times[1] / (times[0] + times[2]))
+    return statistics.median(ratios), kept() / base_kept()
+
+
+def page(found: dict[str, list[Unit]], costs: dict[str, tuple[float, float]], data: str, command: str) -> str:
+    """The table in Markdown."""
+    seeds = len(found[PLAIN])
+    plain = [unit.figures["accuracy"] or 0 for unit in found[PLAIN]]
+    lines = [
+        "# What the methods do on one small task",
+        "",
+        f"    {command}",
+        "",
+        f"Made by `benchmarks/methods.py`; no figure is typed in. {data}: ResNet-20 to ResNet-8, 12 epochs, {seeds} paired",
+        f"seeds, the same first weights and order of samples for all, torch {torch.__version__}. Accuracy in per cent, with the",
+        "mean paired difference to plain KD and its standard error, NLL in nats, ECE: expected calibration error, agreement with",
+        "the teacher; time and memory of a step as ratios to plain KD's.",
+        "",
+        "**Read it with care.** One small task, coefficients of papers that had other tasks, no search: it shows that every",
+        "method trains, what it costs, and where it is out of its depth. It does not rank methods.",
+        "",
+        "| method | objective and changes | accuracy | against KD | NLL | ECE | agreement | time | memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, units in found.items():
+        gains = [100 * ((unit.figures["accuracy"] or 0) - base) for unit, base in zip(units, plain, strict=True)]
+        error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+        keys = ("accuracy", "nll", "ece", "agreement")
+        cells = {key: statistics.mean(unit.figures[key] or 0 for unit in units) for key in keys}
+        method = METHODS[name]
+        what = "<br>".join([f"`{method.objective}`", *(f"{key}: `{value}`" for key, value in method.changes.items())])
+        against = "-" if name == PLAIN else f"{statistics.mean(gains):+.1f} ± {error:.1f}"
+        spent, held = costs.get(name, (float("nan"), float("nan")))
+        lines.append(
+            f"| {name} | {what} | {100 * cells['accuracy']:.1f} | {against} | {cells['nll']:.3f} | {cells['ece']:.3f} "
+            f"| {cells['agreement']:.3f} | {spent:.2f} | {held:.2f} |"
+        )
+    lines += ["", "Left out: " + "; ".join(f"`{name}` ({why})" for name, why in LEFT_OUT.items()) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train what is not there yet, measure costs, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default='Arrays("runs/data/mnist_half.npz")')
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--no-cost", action="store_true")
+    options = parser.parse_args()
+    if missing():
+        parser.error(f"the catalogue has methods that are not listed here: {', '.join(missing())}")
+    names = options.only or list(METHODS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = run(options.data, [PLAIN, *(name for name in names if name != PLAIN)], options.seeds, options.out)
+        costs: dict[str, tuple[float, float]] = {}
+        kept = options.out / "costs.json"
+        if not options.no_cost:
+            costs = {name: tuple(pair) for name, pair in json.loads(kept.read_text()).items()} if kept.exists() else {}
+            for name in found:
+                if name not in costs:
+                    costs[name] = cost(options.data, name, options.out)
+                    kept.write_text(json.dumps(costs))
+    command = "python benchmarks/methods.py " + subprocess.list2cmdline([f"--data={options.data}", f"--seeds={options.seeds}"])
+    text = page({name: found[name] for name in METHODS if name in found}, costs, options.data, command)
+    if options.page:
+        options.page.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

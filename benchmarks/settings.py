@@ -1,0 +1,134 @@
+"""What each setting of the weights gains over plain distillation: one table, all settings against the same rivals, seed by seed.
+
+    python benchmarks/settings.py digits --data "Digits(label_noise=0.4, seed=0)" --weighting "InfluenceWeighting(gain=2)"
+    python benchmarks/settings.py digits --preset steep     # or: solvers, refresh, normalise
+
+Teacher, plain distillation, the oracle and the query-in-training rival are trained once per data set and seed and shared by all
+settings, as are first weights and the order of samples. Finished trainings are kept under --out and read, not run again.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from scipy import stats
+
+from limbeck.engine.local import LocalEngine
+from limbeck.experiment.arms import Arm, arms_of
+from limbeck.experiment.progress import Silent
+from limbeck.experiment.recipe import Recipe, load
+from limbeck.experiment.unit import Unit, Worker, seeded
+
+STEEP = [
+    "InfluenceWeighting()",
+    "InfluenceWeighting(gain=4)",
+    "InfluenceWeighting(gain=4, steady=True)",
+    "InfluenceWeighting(gain=4, refresh=1, query_batch=50)",
+    "InfluenceWeighting(gain=4, refresh=1, query_batch=50, steady=True)",
+    "InfluenceWeighting(gain=4, refresh=5, steady=True)",
+    "InfluenceWeighting(Identity(), gain=4, steady=True)",
+    "InfluenceWeighting(Identity(), gain=4, refresh=1, query_batch=50)",
+]
+SOLVERS = [
+    f"InfluenceWeighting({solver})"
+    for solver in ("Identity()", "Diagonal()", "KFAC()", *(f"EKFAC(damping={damping})" for damping in (0.001, 0.01, 0.1, 1)))
+]
+REFRESH = [f"InfluenceWeighting(refresh={refresh})" for refresh in (1, 5, 20, 60, 200)] + [
+    f'InfluenceWeighting(refresh="epochs:{epochs}")' for epochs in (1, 2, 5, 10)
+]
+NORMALISE = [f"InfluenceWeighting(normalise={kind!r})" for kind in ("none", "std", "zscore", "median")]
+PRESETS = {"steep": STEEP, "solvers": SOLVERS, "refresh": REFRESH, "normalise": NORMALISE}
+RIVALS = ("uniform", "query_in_training", "oracle")
+
+
+def trained(worker: Worker, recipe: Recipe, data: str, weightings: list[str], out: Path) -> dict[str, list[dict]]:
+    """Test accuracy and what the weights did, by arm, one entry per seed."""
+    found: dict[str, list[dict]] = {}
+    for number in range(recipe.seeds):
+        seed = recipe.seed + number
+        sets = seeded(recipe, worker.parts, seed)
+        home = out / hashlib.sha256(json.dumps([recipe.resolved().partition("weighting:")[0], data]).encode()).hexdigest()[:10]
+        home.mkdir(parents=True, exist_ok=True)
+        here = replace(worker, home=home)
+        teacher = here.teacher(sets)
+        for arm in arms(recipe, worker, weightings):
+            unit = here.student(arm, sets, teacher.model)
+            found.setdefault(arm.title, []).append(said(unit, sets.clean, sets.splits.train))
+    return found
+
+
+def arms(recipe: Recipe, worker: Worker, weightings: list[str]) -> list[Arm]:
+    """The rivals, then one arm for each setting, named by its text."""
+    *rivals, main = arms_of(recipe, worker.parts)
+    own = []
+    for text in weightings:
+        make = Recipe.of({**recipe.model_dump(), "weighting": text}).expressions()["weighting"].build
+        name = "w" + hashlib.sha256(text.encode()).hexdigest()[:10]
+        own.append(replace(main, name=name, title=text, weighting=make))
+    return [*rivals, *own]
+
+
+def said(unit: Unit, clean: torch.Tensor | None, rows: torch.Tensor) -> dict:
+    """What is told of a training."""
+    mean = unit.samples["mean"][rows]
+    right = None if clean is None else clean[rows]
+    return {
+        "accuracy": 100 * float(unit.figures["accuracy"] or 0),
+        "events": len(unit.events),
+        "flipped": math.nan if right is None or bool(right.all()) else float(mean[~right].mean()),
+        "clean": math.nan if right is None else float(mean[right].mean()),
+    }
+
+
+def interval(gains: list[float]) -> str:
+    """Mean and 95 % interval of paired gains."""
+    mean = statistics.mean(gains)
+    if len(gains) < 2:
+        return f"{mean:+.1f}"
+    half = stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
+def table(data: str, found: dict[str, list[dict]]) -> str:
+    """One row a setting."""
+    plain = [one["accuracy"] for one in found["Plain KD (all weights 1)"]]
+    lines = [
+        f"\n**{data}**, {len(plain)} paired seeds, plain KD {statistics.mean(plain):.1f} %\n",
+        "| setting | gain over plain KD, points (95 %) | worst seed | w flipped | w clean | events |",
+        "|---|---|---|---|---|---|",
+    ]
+    for title, seeds in found.items():
+        gains = [one["accuracy"] - base for one, base in zip(seeds, plain, strict=True)]
+        flipped, clean = (statistics.mean(one[key] for one in seeds) for key in ("flipped", "clean"))
+        events = sum(one["events"] for one in seeds)
+        weights = " | ".join("-" if math.isnan(part) else f"{part:.2f}" for part in (flipped, clean))
+        lines.append(f"| {title} | {interval(gains)} | {min(gains):+.1f} | {weights} | {events} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train what is not there yet, and print one table for each data set."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe")
+    parser.add_argument("--data", nargs="*", default=["Digits(label_noise=0.4, seed=0)", "Digits(label_noise=0.0, seed=0)"])
+    parser.add_argument("--weighting", nargs="*", default=[])
+    parser.add_argument("--preset", nargs="*", default=[], choices=list(PRESETS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/settings"))
+    options = parser.parse_args()
+    weightings = [*options.weighting, *(text for name in options.preset for text in PRESETS[name])]
+    for data in options.data:
+        kept = [name for name in RIVALS if name != "oracle" or "label_noise=0.0" not in data]
+        recipe = load(options.recipe, settings=[f"data={data}", f"compare=[{', '.join(kept)}]"], seeds=options.seeds)
+        torch.set_num_threads(recipe.threads)
+        worker = Worker(recipe, recipe.build(), LocalEngine(), options.out, Silent())
+        print(table(data, trained(worker, recipe, data, list(dict.fromkeys(weightings)), options.out)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

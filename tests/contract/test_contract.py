@@ -1,0 +1,61 @@
+"""The battery runs on every row of the catalogue: a new method is one row and inherits every check. And it bites."""
+
+from typing import final
+
+import pytest
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.autograd.gradcheck import GradcheckError
+
+from limbeck.catalogue import Row, everything
+from limbeck.core.outputs import Views
+from limbeck.core.term import Term
+from limbeck.testing import Check, checks
+from limbeck.testing.terms import assert_gradcheck, assert_sum_of_split_batches, at
+from support.makers import FromTheMean, random_views, take
+
+
+@pytest.mark.parametrize("check", checks(everything()), ids=str)
+def test_contract(check: Check) -> None:
+    check()
+
+
+@final
+class Liar(Term):
+    """Couples the samples and does not say so."""
+
+    def forward(self, views: Views) -> Tensor:
+        return FromTheMean()(views)
+
+
+def test_the_battery_bites() -> None:
+    with pytest.raises(AssertionError):
+        assert_sum_of_split_batches(Liar(), random_views())
+    failed = []
+    for check in checks([Row("Liar", "terms", f"{__name__}:Liar", "A liar")]):
+        try:
+            check()
+        except AssertionError as error:
+            failed.append(str(error))
+    assert any(
+        words.startswith(
+            "Liar-samples-sum_of_split_batches: A term that does not couple samples gives each sample the same value"
+        )
+        for words in failed
+    )
+
+
+@final
+class OwnFactor(Term):
+    """s times s, the first of the two held fixed."""
+
+    def forward(self, views: Views) -> Tensor:
+        logits = views.student.logits
+        return (logits.detach() * logits).sum(1)
+
+
+def test_what_a_term_detaches_stands_still_under_finite_differences() -> None:
+    both = take(random_views(), slice(0, 3))
+    assert_gradcheck(OwnFactor(), both)
+    with pytest.raises(GradcheckError):
+        gradcheck(lambda logits: at(OwnFactor(), both, [logits]), both.student.logits.clone().requires_grad_())
