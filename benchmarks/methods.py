@@ -106,6 +106,7 @@ METHODS: dict[str, Method] = {
     "InfluenceWeighting": Method(changes={"weighting": "InfluenceWeighting()"}),
 }
 LEFT_OUT = {
+    "Python": "the door to a term of one's own",
     "DepthKD": "regresses maps; there are none to regress here",
 }
 """Terms that have no place in this task, and why."""

@@ -1,6 +1,8 @@
 """A whole weighted step on the nets that people use: scores and gradient are those of explicit per-sample gradients."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,6 +85,14 @@ def samples(name: str, spec: DataSpec, rows: int, dtype: torch.dtype) -> InMemor
     return InMemory(inputs, labels, classes=tuple(map(str, range(10))), name=name, **vocabulary)
 
 
+def own_error(distiller: Distiller, batch: Batch, explicit: Tensor) -> float:
+    """How far explicit gradients in single precision are from those in double: nets of depth keep fewer than five digits."""
+    twin = copy.deepcopy(distiller).double()
+    inputs = batch.inputs.double() if batch.inputs.is_floating_point() else batch.inputs
+    exact = per_sample_gradients_slow(twin.student, twin.task().training_loss, replace(batch, inputs=inputs))
+    return float((explicit.double() - exact).norm() / exact.norm())
+
+
 @pytest.mark.parametrize("rows", [64, 128])
 @pytest.mark.parametrize("dtype, error", [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=["float64", "float32"])
 @pytest.mark.parametrize("name", NETS)
@@ -104,6 +114,7 @@ def test_scores_and_weighted_gradient_equal_explicit_gradients(name: str, dtype:
     distiller.train()
     batch = Batch(source.read(torch.arange(rows))[0], targets[:rows], torch.arange(rows))
     explicit = per_sample_gradients_slow(distiller.student, distiller.task().training_loss, batch)
+    rough = 0.0 if dtype == torch.float64 else own_error(distiller, batch, explicit)
     record, _ = weighted_backward(training, batch)
     q = weighting.direction(0)
     assert training.way is not None
@@ -111,8 +122,9 @@ def test_scores_and_weighted_gradient_equal_explicit_gradients(name: str, dtype:
     assert q is not None
     wanted = -(explicit @ flatten(q))
     assert record.scores is not None
-    assert float((record.scores - wanted).norm() / wanted.norm()) < error
+    assert float((record.scores - wanted).norm() / wanted.norm()) < max(error, 3 * rough)
     slopes = [torch.zeros_like(part) if part.grad is None else part.grad for part in trainable(student).values()]
+    assert not any(slope.requires_grad for slope in slopes)
     gradient = torch.cat([slope.reshape(-1) for slope in slopes])
     sought = record.weights.to(dtype) @ explicit / rows
-    assert float((gradient - sought).norm() / sought.norm()) < error
+    assert float((gradient - sought).norm() / sought.norm()) < max(error, 3 * rough)

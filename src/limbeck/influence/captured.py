@@ -123,6 +123,7 @@ class Capture:
             call.gradient = gradient
             call.output = call.output.detach()
 
+    @torch.no_grad()
     def products(self, q: Vector, count: int) -> Tensor:
         """<q, g_i> for every sample, [B]; g_i is the gradient of sample i's own loss, not of its share of the mean.
 
@@ -138,6 +139,7 @@ class Capture:
         assert total is not None
         return total * count
 
+    @torch.no_grad()
     def gradients(self, weights: Tensor) -> Vector:
         """The gradient of sum_i w_i l_i / B by parameter name; parameters that no call reached are left out.
 
