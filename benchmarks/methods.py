@@ -10,8 +10,8 @@ buffers and gradients of the terms' own parts.
 
 import argparse
 import json
+import shlex
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -270,7 +270,7 @@ def main() -> None:
                 if name not in costs:
                     costs[name] = cost(options.data, name, options.out)
                     kept.write_text(json.dumps(costs))
-    command = "python benchmarks/methods.py " + subprocess.list2cmdline([f"--data={options.data}", f"--seeds={options.seeds}"])
+    command = "python benchmarks/methods.py " + f"--data {shlex.quote(options.data)} --seeds {options.seeds}"
     text = page({name: found[name] for name in METHODS if name in found}, costs, options.data, command)
     if options.page:
         options.page.write_text(text)
