@@ -27,11 +27,9 @@ from limbeck.experiment.unit import Unit, Worker, seeded
 STEEP = [
     "InfluenceWeighting()",
     "InfluenceWeighting(gain=4)",
-    "InfluenceWeighting(gain=4, steady=True)",
     "InfluenceWeighting(gain=4, refresh=1, query_batch=50)",
-    "InfluenceWeighting(gain=4, refresh=1, query_batch=50, steady=True)",
-    "InfluenceWeighting(gain=4, refresh=5, steady=True)",
-    "InfluenceWeighting(Identity(), gain=4, steady=True)",
+    "InfluenceWeighting(gain=2, refresh=1, query_batch=50)",
+    "InfluenceWeighting(Identity(), gain=4)",
     "InfluenceWeighting(Identity(), gain=4, refresh=1, query_batch=50)",
 ]
 SOLVERS = [

@@ -16,7 +16,7 @@ from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import mean_gradient
 from limbeck.influence.restoring import random_state
 from limbeck.influence.scores import score
-from limbeck.influence.vectors import Vector, dot
+from limbeck.influence.vectors import Vector
 from limbeck.influence.ways import check_way
 from limbeck.weighting.guard import Guard
 from limbeck.weighting.rescored import Table, epochs_of
@@ -66,7 +66,6 @@ class InfluenceWeighting(Weighting):
         refresh: int | str = 20,
         samples: int = 512,
         query_batch: int | None = None,
-        steady: bool = False,
         way: str = "auto",
     ) -> None:
         self.solver = EKFAC() if solver is None else solver
@@ -78,8 +77,6 @@ class InfluenceWeighting(Weighting):
         self.samples = whole(samples, "InfluenceWeighting: samples")
         self.query_batch = None if query_batch is None else whole(query_batch, "InfluenceWeighting: query_batch")
         self.way = check_way(way, "InfluenceWeighting")
-        self.steady = steady
-        self._trust, self._before = 0.0, dict[str, Tensor]()
         self._q: Vector | None = None
         self._renewed = 0
         self._looked: int | None = None
@@ -88,7 +85,7 @@ class InfluenceWeighting(Weighting):
         self._events: list[str] = []
         self._shares: list[float] = []
         self._table = Table(self.epochs or 1)
-        if self.gain > 1 and self.refresh > 1 and not self.steady:
+        if self.gain > 1 and self.refresh > 1:
             self._events.append(
                 f"InfluenceWeighting: gain {self.gain:g} with a q that is up to {self.refresh} steps old can destroy training; "
                 "set refresh=1 (query_batch=50 keeps that cheap) or gain=1."
@@ -105,7 +102,6 @@ class InfluenceWeighting(Weighting):
             raise DataError("InfluenceWeighting: the query set is empty; set query to at least 1 (200 or more is good).")
         self.guard = Guard(setting.classes)
         self._q, self._renewed, self._looked, self._scores = None, 0, None, None
-        self._trust, self._before = 0.0, {}
         self._figures, self._shares, self._table = {}, [], Table(self.epochs or 1)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
         for event in self._events:
@@ -216,10 +212,6 @@ class InfluenceWeighting(Weighting):
         """Q and the mean query loss, at the student's own or at other parameters."""
         with self._apart(number):
             v, query_loss = mean_gradient(self.setting.student, self.setting.task.query_loss, [self._queries(number)], parameters)
-            if self.steady and parameters is None:
-                norms = float(dot(v, v) * dot(self._before, self._before)) ** 0.5 if self._before else 0.0
-                agreement = float(dot(v, self._before)) / norms if norms > 0 else 0.0
-                self._trust, self._before = max(agreement, 0.0), v
             return self.solver.solve(v, self._problem(number)), query_loss
 
     def _apart(self, number: int) -> AbstractContextManager[None]:
@@ -251,11 +243,9 @@ class InfluenceWeighting(Weighting):
         phi = -step.dot(q)
         everyone = self._finite(self.setting.gather(phi), step.number)
         z = normalise(everyone, self.normalise)
-        gain = 1 + (self.gain - 1) * self._trust if self.steady and self.gain > 1 else self.gain
-        weights = mean_one(squash(z, gain, self.clamp), self.MEAN_LIMIT)
+        weights = mean_one(squash(z, self.gain, self.clamp), self.MEAN_LIMIT)
         if step.at is None:
-            self._figures["gain"] = gain
-            self._figures["saturated"] = float(saturated(z, gain, self.clamp))
+            self._figures["saturated"] = float(saturated(z, self.gain, self.clamp))
             self._figures["scale"] = float(everyone.std(correction=0))
             self._shares.append(float(effective_sample_size(weights)) / len(weights))
         return phi, self.setting.own(weights, len(phi))
