@@ -21,7 +21,7 @@ from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.sequential import Sequential
 from limbeck.training.steps.student import Student
-from limbeck.training.training import parts_of, peek_at, weighted_backward
+from limbeck.training.weighted import parts_of, peek_at, weighted_backward
 
 BALANCERS: list[Callable[[], Balancer]] = [
     DynamicLambda,

@@ -8,7 +8,7 @@ from training_makers import BATCH, ROWS, Parts, distance, half_and_half, net, pa
 from limbeck.core.outputs import Views
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.training.steps.student import Student
-from limbeck.training.training import weighted_backward
+from limbeck.training.weighted import weighted_backward
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.stored import Stored
 from limbeck.weighting.uniform import Uniform

@@ -13,7 +13,8 @@ from limbeck.training.steps.sequential import Sequential
 from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.steps.student import Student
 from limbeck.training.steps.teacher_only import TeacherOnly
-from limbeck.training.training import Part, Training, Update, weighted_backward
+from limbeck.training.training import Training, Update
+from limbeck.training.weighted import Part, weighted_backward
 from limbeck.weighting.controls import OwnLoss, Random, Shuffled
 from limbeck.weighting.uniform import Uniform
 from limbeck.weighting.weighting import Step, Weighting

@@ -25,7 +25,8 @@ from limbeck.teachers.single import Single
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.bilevel import Bilevel
 from limbeck.training.teacher_update import lookahead
-from limbeck.training.training import Part, Training, next_queries, weighted_backward
+from limbeck.training.training import Training
+from limbeck.training.weighted import Part, next_queries, weighted_backward
 from limbeck.weighting.uniform import Uniform
 
 

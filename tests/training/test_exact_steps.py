@@ -24,7 +24,8 @@ from limbeck.models.spec import DataSpec
 from limbeck.models.transformer import Transformer
 from limbeck.teachers.single import Single
 from limbeck.training.fit import _setting
-from limbeck.training.training import Training, weighted_backward
+from limbeck.training.training import Training
+from limbeck.training.weighted import weighted_backward
 from limbeck.weighting.influence import InfluenceWeighting
 
 pytestmark = pytest.mark.slow

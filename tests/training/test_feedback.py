@@ -15,7 +15,7 @@ from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.teacher_update import teacher_backward
-from limbeck.training.training import weighted_backward
+from limbeck.training.weighted import weighted_backward
 
 RATE = 0.3
 OBJECTIVES = [KD(T=2.0) * 0.7 + CE() * 0.3, KD(T=4.0) * 1.0, KD(T=1.0) * 0.5 + KD(T=3.0) * 0.2]

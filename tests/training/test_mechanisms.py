@@ -16,7 +16,8 @@ from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.steps.student import Student
 from limbeck.training.steps.teacher_only import TeacherOnly
 from limbeck.training.teacher_update import TeacherRule, lookahead, teacher_backward
-from limbeck.training.training import Training, Update, peek_at, weighted_backward
+from limbeck.training.training import Training, Update
+from limbeck.training.weighted import peek_at, weighted_backward
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.uniform import Uniform
 

@@ -20,7 +20,8 @@ from limbeck.influence.gradients import at, logit_tangents, mean_gradient
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, combine, trainable
 from limbeck.teachers.single import Single
-from limbeck.training.training import Part, Training, average_gradients, peek_at, weigh
+from limbeck.training.training import Training
+from limbeck.training.weighted import Part, average_gradients, peek_at, weigh
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.task import Forward
 from limbeck.losses.logits.tgeokd import TGeoKD
 from limbeck.training.teacher_update import lookahead
-from limbeck.training.training import Part, Record, Training, average_gradients, next_queries, weighted_backward
+from limbeck.training.training import Record, Training
+from limbeck.training.weighted import Part, average_gradients, next_queries, weighted_backward
 
 
 @final

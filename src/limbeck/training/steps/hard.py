@@ -14,7 +14,8 @@ from limbeck.data.loader import Loader
 from limbeck.functional.divergences import forward_kl, log_softmax, token_mean
 from limbeck.influence.restoring import modes_restored
 from limbeck.teachers.single import Single
-from limbeck.training.training import Record, Training, average_gradients, weighted_backward
+from limbeck.training.training import Record, Training
+from limbeck.training.weighted import average_gradients, weighted_backward
 from limbeck.transforms.augmentor import BOUNDS, Augmentor
 
 

@@ -9,7 +9,8 @@ from limbeck.core.checks import fraction
 from limbeck.core.errors import UsageError
 from limbeck.data.loader import Loader
 from limbeck.teachers.single import Single
-from limbeck.training.training import Record, Training, weighted_backward
+from limbeck.training.training import Record, Training
+from limbeck.training.weighted import weighted_backward
 
 
 @final

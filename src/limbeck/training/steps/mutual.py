@@ -18,7 +18,8 @@ from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.teachers.ensemble import Ensemble, mean_of
 from limbeck.teachers.single import Single
-from limbeck.training.training import Record, Training, average_gradients, weighted_backward
+from limbeck.training.training import Record, Training
+from limbeck.training.weighted import average_gradients, weighted_backward
 
 
 @final

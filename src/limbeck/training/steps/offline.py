@@ -15,7 +15,8 @@ from limbeck.data.loader import Loader
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Solver
 from limbeck.influence.scores import score
-from limbeck.training.training import Record, Training, weighted_backward
+from limbeck.training.training import Record, Training
+from limbeck.training.weighted import weighted_backward
 from limbeck.weighting.squash import check_normalise, mean_one, normalise, squash
 from limbeck.weighting.stored import Stored
 

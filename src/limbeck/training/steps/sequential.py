@@ -8,7 +8,8 @@ from limbeck.core.batch import Batch
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.training.steps.with_teacher import TeacherSide
 from limbeck.training.teacher_update import TeacherRule, teacher_backward
-from limbeck.training.training import Record, Training, weighted_backward
+from limbeck.training.training import Record, Training
+from limbeck.training.weighted import weighted_backward
 
 
 @final

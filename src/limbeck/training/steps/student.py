@@ -4,7 +4,8 @@ from typing import final
 
 from limbeck.core.batch import Batch
 from limbeck.data.loader import Loader
-from limbeck.training.training import Record, Training, weighted_backward
+from limbeck.training.training import Record, Training
+from limbeck.training.weighted import weighted_backward
 
 
 @final

@@ -5,7 +5,8 @@ from typing import final
 from limbeck.core.batch import Batch
 from limbeck.training.steps.with_teacher import TeacherSide, ones
 from limbeck.training.teacher_update import TeacherRule, teacher_backward
-from limbeck.training.training import Record, Training, weighted_backward
+from limbeck.training.training import Record, Training
+from limbeck.training.weighted import weighted_backward
 
 
 @final
