@@ -10,7 +10,7 @@ from typing import Annotated, cast
 import typer
 
 from limbeck import __version__
-from limbeck.cli import doctor, listing, report, run, score
+from limbeck.cli import doctor, init, listing, report, run, score
 from limbeck.core.errors import LimbeckError, nearest
 
 UsageMistake = cast("type[Exception]", typer.BadParameter.__mro__[1])
@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "report": report.report,
     "score": score.score,
     "doctor": doctor.doctor,
+    "init": init.init,
 }
 
 INTERRUPTED = 130
@@ -45,6 +46,7 @@ def limbeck(
       limbeck run digits          the whole thing on built-in data, a few minutes
       limbeck list                all that a recipe can name
       limbeck doctor              what this machine has
+      limbeck init FOLDER         a small project of your own
     """  # noqa: D301  \b keeps the lines apart
     if version:
         typer.echo(f"limbeck {__version__}")
