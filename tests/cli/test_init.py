@@ -14,6 +14,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_project_runs_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     assert main(["init", str(folder)]) == 0
@@ -24,7 +25,7 @@ def test_the_project_runs_at_once(tmp_path: Path) -> None:
     assert result["weights"]["flipped_auc"][0] is not None
     tested = run(folder, "test_my_term.py")
     assert tested.stdout == "the term keeps the contract\n", tested.stderr
-    ruff = run(folder, "-m", "ruff", "check", "--isolated", "--line-length", "130", "--select", "E,F,D1", ".")
+    ruff = run(folder, "-m", "ruff", "check", "--isolated", "--line-length", "130", "--select", "E,F", ".")
     assert ruff.returncode == 0, ruff.stdout
 
 
