@@ -14,6 +14,7 @@ from run_makers import FILES, SAME, marks, rows_of, tiny
 from safetensors.torch import load_file
 
 from limbeck.core.errors import RunError, UsageError
+from limbeck.experiment.arms import arms_of
 from limbeck.experiment.recipe import Recipe
 from limbeck.experiment.run import Result, dry_run, run
 from limbeck.experiment.scoring import score_run
@@ -241,3 +242,30 @@ def test_every_arm_and_the_query_set_in_training(tmp_path: Path) -> None:
     assert splits.count("query") == 50
     assert splits.count("train") == found["data"]["counts"]["train"]
     assert len(SAME) == 8
+
+
+def test_rivals_take_the_recipes_step_unless_it_lives_on_weights() -> None:
+    def steps(**changes: str) -> dict[str, str]:
+        recipe = tiny(compare=["no_kd", "uniform"], **changes)
+        return {arm.name: type(arm.step()).__name__ for arm in arms_of(recipe, recipe.build())}
+
+    assert steps(step="Bilevel()", objective="TGeoKD(T=4)") == {
+        "no_kd": "Student",
+        "uniform": "Bilevel",
+        "kd_aif": "Bilevel",
+    }
+    for step in ("Offline()", "Simultaneous()", "Sequential()", "TeacherOnly()"):
+        found = steps(step=step)
+        assert found["no_kd"] == found["uniform"] == "Student"
+        assert found["kd_aif"] == step[:-2]
+
+
+def test_figures_by_epoch_are_those_of_the_net_that_is_kept(tmp_path: Path) -> None:
+    """SimKD's student never trains its own classifier: only the deployed net can be right."""
+    recipe = tiny(objective="SimKD()", weighting="Uniform()", epochs=12, seeds=1, compare=["uniform"], batch_size=50)
+    run(recipe, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if row["arm"] == "main" and row["phase"] == "validation"][-1]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert last["accuracy"] == pytest.approx(result["arms"]["main"]["per_seed"]["validation_accuracy"][0])
+    assert last["accuracy"] > 0.5

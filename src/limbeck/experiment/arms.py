@@ -11,7 +11,10 @@ from limbeck.core.objective import Objective, as_objective
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.losses.labels.ce import CE
 from limbeck.training.steps.offline import Offline
+from limbeck.training.steps.sequential import Sequential
+from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.steps.student import Student
+from limbeck.training.steps.teacher_only import TeacherOnly
 from limbeck.training.training import Update
 from limbeck.weighting.controls import Oracle, OwnLoss, Random, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
@@ -42,6 +45,9 @@ class Arm:
     query_in_training: bool = False
 
 
+ACTING_ON_WEIGHTS = (Offline, Sequential, Simultaneous, TeacherOnly)
+"""Steps that are nothing without influence weights: their rivals take the plain step; other steps are the rivals' too."""
+
 TITLES = {
     "no_kd": "No distillation (labels only)",
     "uniform": "Plain KD (all weights 1)",
@@ -69,6 +75,7 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
     main = cast("Callable[[], Weighting]", parts.weighting)
 
     balancer = cast("Callable[[], Balancer]", parts.balancer)
+    step = cast("Callable[[], Update]", parts.step)
 
     def objective() -> Objective:
         return as_objective(cast("Objective", recipe.expressions()["objective"].build()))
@@ -84,7 +91,7 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
             name=name,
             title=TITLES[name],
             weighting=weightings.get(name, Uniform),
-            step=Student,
+            step=Student if name == "no_kd" or isinstance(step(), ACTING_ON_WEIGHTS) else step,
             objective=labels_only if name == "no_kd" else objective,
             balancer=Static if name == "no_kd" else balancer,
             query_in_training=name == "query_in_training",
@@ -92,7 +99,6 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
         for name in recipe.compare
     ]
     name, title = _named(parts)
-    step = cast("Callable[[], Update]", parts.step)
     return [*rivals, Arm(name, title, main, step, objective, balancer, recipe.query_in_training)]
 
 

@@ -98,7 +98,7 @@ class Logbook(Callback):
         weights, index = torch.cat(self._weights), torch.cat(self._index)
         train["weights"] = weight_figures(weights, None if self.clean is None else self.clean[index])
         self.rows.append({**self.labels, "phase": "train", **place, **train})
-        found = figures_of(training.distiller.student, self.validation)
+        found = figures_of(training.distiller.deployed(), self.validation)
         self.rows.append({**self.labels, "phase": "validation", **place, "loss": found.nll, **_plain(found)})
         for part in self._collected:
             part.clear()
