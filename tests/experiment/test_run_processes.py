@@ -12,7 +12,7 @@ from training_processes import together
 from limbeck.core.errors import LimbeckError
 from limbeck.experiment.run import run
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
 CHANGES = {"seeds": 1, "student": "MLP(width=8, depth=1)", "compare": [], "step": "Simultaneous()", "epochs": 1}
 
 

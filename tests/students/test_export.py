@@ -50,6 +50,7 @@ def test_it_says_the_same_for_any_number_of_samples(net: Architecture, shape: tu
         torch.testing.assert_close(found, model.eval()(inputs), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_heads_leave_together(tmp_path: Path) -> None:
     torch.manual_seed(0)
     head = DualHead(nn.Linear(4, 3), nn.Linear(4, 3), Mixture(0.3, 2.0))
