@@ -35,6 +35,7 @@ _PLACES: Mapping[str, str] = {
     "SkewReverseKL": "limbeck.losses.logits.skewreversekl:SkewReverseKL",
     "TGeoKD": "limbeck.losses.logits.tgeokd:TGeoKD",
     "TotalVariation": "limbeck.losses.logits.totalvariation:TotalVariation",
+    "TopKTail": "limbeck.losses.logits.topktail:TopKTail",
     "AlphaDivergence": "limbeck.losses.logits.alphadivergence:AlphaDivergence",
     "VirtualTeacher": "limbeck.losses.logits.virtualteacher:VirtualTeacher",
     "OnHead": "limbeck.losses.heads.onhead:OnHead",
@@ -72,6 +73,7 @@ _PLACES: Mapping[str, str] = {
     "CIFAR100": "limbeck.data.torchvision_sets:CIFAR100",
     "SVHN": "limbeck.data.torchvision_sets:SVHN",
     "Words": "limbeck.data.words:Words",
+    "Bytes": "limbeck.data.tokens:Bytes",
     "Splits": "limbeck.data.splits:Splits",
     "split": "limbeck.data.splits:split",
     "Loader": "limbeck.data.loader:Loader",
@@ -85,6 +87,7 @@ _PLACES: Mapping[str, str] = {
     "DataSpec": "limbeck.models.spec:DataSpec",
     "MLP": "limbeck.models.mlp:MLP",
     "Transformer": "limbeck.models.transformer:Transformer",
+    "GPT": "limbeck.models.gpt:GPT",
     "ResNet8": "limbeck.models.resnet:ResNet8",
     "ResNet8x4": "limbeck.models.resnet:ResNet8x4",
     "ResNet20": "limbeck.models.resnet:ResNet20",
@@ -221,6 +224,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.data.torchvision_sets import CIFAR10 as CIFAR10
     from limbeck.data.torchvision_sets import CIFAR100 as CIFAR100
     from limbeck.data.torchvision_sets import SVHN as SVHN
+    from limbeck.data.tokens import Bytes as Bytes
     from limbeck.data.words import Words as Words
     from limbeck.distiller import Distiller as Distiller
     from limbeck.engine.accelerate import AccelerateEngine as AccelerateEngine
@@ -304,11 +308,13 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.logits.skewreversekl import SkewReverseKL as SkewReverseKL
     from limbeck.losses.logits.standardised import Standardised as Standardised
     from limbeck.losses.logits.tgeokd import TGeoKD as TGeoKD
+    from limbeck.losses.logits.topktail import TopKTail as TopKTail
     from limbeck.losses.logits.totalvariation import TotalVariation as TotalVariation
     from limbeck.losses.logits.virtualteacher import VirtualTeacher as VirtualTeacher
     from limbeck.losses.logits.wsld import WSLD as WSLD
     from limbeck.models.from_timm import Timm as Timm
     from limbeck.models.from_torchvision import Torchvision as Torchvision
+    from limbeck.models.gpt import GPT as GPT
     from limbeck.models.mlp import MLP as MLP
     from limbeck.models.mobilenet import MobileNetV2 as MobileNetV2
     from limbeck.models.resnet import ResNet8 as ResNet8

@@ -289,6 +289,15 @@ ROWS: tuple[Row, ...] = (
         "experimental",
     ),
     Row(
+        "TopKTail",
+        "terms",
+        "limbeck.losses.logits.topktail:TopKTail",
+        "A divergence on the teacher's most probable classes and the mass of the others",
+        "",
+        "teacher logits, or their top-k",
+        "that of the term within",
+    ),
+    Row(
         "AlphaDivergence",
         "terms",
         "limbeck.losses.logits.alphadivergence:AlphaDivergence",
@@ -915,6 +924,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("Python", "data", "limbeck.data.python:Python", "A source that your own function makes", "", "--allow-python"),
     Row("Words", "texts", "limbeck.data.words:Words", "Which columns are text, and how they become tokens"),
+    Row("Bytes", "texts", "limbeck.data.tokens:Bytes", "Tokenizer: the bytes of a text"),
     # transforms
     Row(
         "CropFlip",
@@ -958,6 +968,7 @@ ROWS: tuple[Row, ...] = (
     # models
     Row("MLP", "models", "limbeck.models.mlp:MLP", "Fully connected net", "", "vectors or images"),
     Row("Transformer", "models", "limbeck.models.transformer:Transformer", "Small encoder with a classifier", "", "tokens"),
+    Row("GPT", "models", "limbeck.models.gpt:GPT", "Small causal transformer", "", "language"),
     Row(
         "ResNet8x4",
         "models",

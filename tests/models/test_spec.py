@@ -47,7 +47,7 @@ def test_architectures_are_frozen() -> None:
         (("vector", (0,), 10), r"got \(0,\)"),
         (("vector", (4,), 1), "classes must be a whole number of at least 2"),
         (("tokens", (4,), 2), "pass vocabulary="),
-        (("sound", (4,), 2), "kind must be one of image, vector, tokens, got 'sound'"),
+        (("sound", (4,), 2), "kind must be one of image, vector, tokens, language, got 'sound'"),
     ],
     ids=str,
 )

@@ -65,7 +65,9 @@ def test_attention_equals_torchs_own() -> None:
         theirs.in_proj_bias.copy_(torch.cat([own.query.bias, own.key.bias, own.value.bias]))
         theirs.out_proj.load_state_dict(own.out.state_dict())
     tokens, mask = torch.randn(3, LENGTH, 16, dtype=torch.float64), until([10, 4, 1])
-    torch.testing.assert_close(own(tokens, mask), theirs(tokens, tokens, tokens, key_padding_mask=~mask)[0])
+    torch.testing.assert_close(own(tokens, mask.unsqueeze(1)), theirs(tokens, tokens, tokens, key_padding_mask=~mask)[0])
+    causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    torch.testing.assert_close(own(tokens, causal.unsqueeze(0)), theirs(tokens, tokens, tokens, attn_mask=~causal)[0])
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own, at its first jvp

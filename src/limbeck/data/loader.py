@@ -27,7 +27,7 @@ class Loader:
         rows: int64 [R], which of them.
         batch_size: Rows per batch, at least 1.
         seed: Decides, with the epoch, the order, and with epoch and step the transform's randomness.
-        labels: int64 [N], one per row of the *source*; a batch gets those of its rows.
+        labels: int64 [N], or [N, L] for language, one row per row of the *source*; a batch gets those of its rows.
         transform: Changes each batch; gets a generator of its own, seeded by (seed, epoch, step).
         shuffle: A new order every epoch; else the order of `rows`.
         drop_last: Leave out a last batch that is not full.
@@ -114,9 +114,9 @@ def _as_read(read: object) -> object:
 
 
 def _check_labels(source: Source, labels: Tensor) -> None:
-    if labels.shape != (len(source),) or labels.dtype != torch.int64:
+    if labels.shape != source.labels.shape or labels.dtype != torch.int64:
         raise UsageError(
-            f"Loader: labels must be int64 [{len(source)}], one per row of {source.name}, "
+            f"Loader: labels must be int64 {list(source.labels.shape)}, one per row of {source.name}, "
             f"got {labels.dtype} of shape {list(labels.shape)}."
         )
 
@@ -127,7 +127,7 @@ def whole(source: Source, rows: Tensor, labels: Tensor) -> Batch:
     Args:
         source: Where the samples come from.
         rows: int64 [R], which of them.
-        labels: int64 [N], one per row of the source.
+        labels: int64 [N], or [N, L] for language, one row per row of the source.
     """
     _check_labels(source, labels)
     inputs, mask = _Reads(source)[rows]

@@ -1,4 +1,9 @@
-"""Indexed sources of samples: a row of a source is a sample's identity for the whole run. Knows nothing of splits or models."""
+"""Indexed sources of samples: a row of a source is a sample's identity for the whole run. Knows nothing of splits or models.
+
+Language: a sample is L + 1 token ids. Its inputs are the ids but the last, its labels the ids but the first, and the mask is
+true where the *label* counts in the loss: prompt and padding do not. Padding stands on the right, so that a causal model needs no
+attention mask: no counted place sees it.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,9 +15,11 @@ from torch import Tensor
 
 from limbeck.core.errors import DataError
 from limbeck.data.png import png
+from limbeck.data.tokens import Tokens
 
-Kind = Literal["image", "vector", "tokens"]
+Kind = Literal["image", "vector", "tokens", "language"]
 Cell = str | int | float | bool | None
+_TOGETHER = 4096  # rows of token ids that are compared at once
 
 
 @dataclass(frozen=True)
@@ -37,14 +44,18 @@ class Source(ABC):
 
     Attributes:
         name: The source as one would type it, `Digits(label_noise=0.3, seed=0)`.
-        kind: What a sample is: an image [C, H, W], a vector [F] or token ids [L].
-        classes: The names of the C classes.
-        labels: int64 [N], as given, with noise if there is any.
-        truth: int64 [N], the true labels where they are known; for evaluation only.
+        kind: What a sample is: an image [C, H, W], a vector [F], token ids [L], or language: token ids [L] whose next ones are
+            the labels.
+        classes: The names of the C classes; empty for language.
+        labels: int64 [N], as given, with noise if there is any; for language [N, L], the next token of each.
+        truth: Like the labels, the true ones where they are known; for evaluation only.
         test_rows: The rows of a test split that the data set fixes; None when a split is to be cut.
         query_rows: The rows of a trusted query set that the user named; None when it is to be cut from the training split.
         input_shape: The shape of one sample.
-        vocabulary: For tokens, how many ids there are; else None.
+        vocabulary: For tokens and language, how many ids there are; else None.
+        tokenizer: What turned text into ids; None where there is none, or nobody knows it.
+        groups: int64 [N], for language: the domain of each sample, which splits keep the shares of; None for one domain.
+        group_names: The names of the domains.
     """
 
     name: str
@@ -56,6 +67,9 @@ class Source(ABC):
     query_rows: Tensor | None = None
     input_shape: tuple[int, ...]
     vocabulary: int | None = None
+    tokenizer: Tokens | None = None
+    groups: Tensor | None = None
+    group_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,6 +92,33 @@ class Source(ABC):
     def open_rows(self) -> Tensor:
         """The rows outside the fixed test split, int64, sorted: all rows where none is fixed."""
         return rows_without(len(self), self.test_rows)
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a model answers with: one for each class, or for each token of the vocabulary."""
+        return self.vocabulary or 0 if self.kind == "language" else len(self.classes)
+
+    @property
+    def strata(self) -> Tensor:
+        """int64 [N], what splits keep the shares of: classes, by true labels where known; for language the domains."""
+        if self.kind != "language":
+            return self.labels if self.truth is None else self.truth
+        return torch.zeros(len(self), dtype=torch.int64) if self.groups is None else self.groups
+
+    @property
+    def strata_names(self) -> tuple[str, ...]:
+        """What the strata are called."""
+        return self.classes if self.kind != "language" else self.group_names or ("all",)
+
+    def right(self, labels: Tensor) -> Tensor | None:
+        """Of which samples these labels are the true ones, bool [N]; None where nobody knows. For language: all that count."""
+        if self.truth is None or labels.dim() == 1:
+            return None if self.truth is None else labels == self.truth
+        kept = []
+        for rows in torch.arange(len(self)).split(_TOGETHER):
+            equal, mask = labels[rows] == self.truth[rows], self.read(rows)[1]
+            kept.append((equal if mask is None else equal | ~mask).all(1))
+        return torch.cat(kept)
 
 
 @dataclass(frozen=True)
@@ -113,18 +154,19 @@ class Scaling:
 class InMemory(Source):
     """A source whose samples are tensors in memory.
 
-    The kind follows from the inputs: token ids where a vocabulary is given, an image for [N, C, H, W], else a vector.
+    The kind follows from the tensors: with a vocabulary language for labels [N, L] and token ids for labels [N]; without one an
+    image for [N, C, H, W], else a vector.
     Readers build on it and set `test_rows`, `query_rows` and how a row is shown.
 
     Args:
         inputs: [N, C, H, W] or [N, F] floats, or int64 token ids [N, L]. uint8 images are kept as bytes and scaled when read;
             set `scaling` for that.
-        labels: int64 [N].
-        classes: Class names; None: the numbers from 0 to the largest label.
-        truth: int64 [N], true labels where known.
+        labels: int64 [N], or [N, L]: the next token of each.
+        classes: Class names; None: the numbers from 0 to the largest label, for language none.
+        truth: Like the labels, the true ones where known.
         name: How the source is called in results.
-        vocabulary: For tokens, how many ids there are.
-        mask: bool [N, L], true where a token counts.
+        vocabulary: For tokens and language, how many ids there are.
+        mask: bool [N, L], true where a token counts; for language, where a label does.
 
     Raises:
         DataError: Inputs, labels, true labels and mask differ in length.
@@ -145,8 +187,12 @@ class InMemory(Source):
             if part is not None and len(part) != len(inputs):
                 raise DataError(f"{name}: {len(inputs)} samples and {len(part)} {what}; give one for each sample.")
         self.name, self.labels, self.truth, self.vocabulary = name, labels, truth, vocabulary
-        self.kind = "tokens" if vocabulary is not None else "image" if inputs.dim() == 4 else "vector"
-        self.classes = tuple(classes) if classes is not None else numbers(name, labels, truth)
+        if vocabulary is not None:
+            self.kind = "language" if labels.dim() == 2 else "tokens"
+        else:
+            self.kind = "image" if inputs.dim() == 4 else "vector"
+        named = () if self.kind == "language" else numbers(name, labels, truth) if classes is None else classes
+        self.classes = tuple(named)
         self.inputs, self.mask = inputs, mask
         self.input_shape = tuple(inputs.shape[1:])
         self.scaling: Scaling | None = None
@@ -160,8 +206,10 @@ class InMemory(Source):
         return inputs, None if self.mask is None else self.mask[rows]
 
     def show(self, row: int) -> Shown:
-        """An image as picture, a vector as row of numbers, tokens as their ids."""
+        """An image as picture, a vector as row of numbers, tokens as text where there is a tokenizer, else as their ids."""
         sample = self.inputs[row]
+        if self.kind == "language":
+            return Shown("text", text=self._spoken(row))
         if self.kind == "image":
             return Shown("image", png=png(sample))
         if self.kind == "tokens":
@@ -170,6 +218,13 @@ class InMemory(Source):
         values = sample.flatten().tolist()
         names = self.columns or tuple(str(i) for i in range(len(values)))
         return Shown("row", row=dict(zip(names, values, strict=True)))
+
+    def _spoken(self, row: int) -> str:
+        """The text of a row with its labels as given: what leads up to the first one that counts, then those that do."""
+        counted = torch.ones_like(self.labels[row], dtype=torch.bool) if self.mask is None else self.mask[row]
+        first = int(counted.nonzero()[0]) if counted.any() else len(counted)
+        ids = [*self.inputs[row, : first + 1].tolist(), *self.labels[row][counted].tolist()]
+        return " ".join(map(str, ids)) if self.tokenizer is None else self.tokenizer.decode(ids)
 
 
 def numbers(who: str, *labels: Tensor | None) -> tuple[str, ...]:

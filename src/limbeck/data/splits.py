@@ -43,7 +43,7 @@ def split(
     test: int | float = 0.3,
     test_seed: int = 0,
 ) -> Splits:
-    """Cut a source into train, query, validation and test, by true labels where known, else by labels as given.
+    """Cut a source into train, query, validation and test, by true labels where known, else by labels as given; language by domain.
 
     Test and validation hold every class in its share (stratified); the query set holds every class equally often, one more
     or less where the number does not divide. A whole number is a count of rows, a number with a point is a share: of all rows
@@ -60,7 +60,7 @@ def split(
     A part that would be empty, and a class with too few rows for its share, are a DataError.
     """
     seed, test_seed = seed_of(seed, "split"), seed_of(test_seed, "split: test")
-    strata = source.labels if source.truth is None else source.truth
+    strata = source.strata
     test_rows = source.test_rows
     if test_rows is None:
         free = rows_without(len(source), source.query_rows)
@@ -101,12 +101,12 @@ def _stratified(source: Source, rows: Tensor, strata: Tensor, count: int, part: 
 
     if count >= len(rows):
         raise DataError(f"{source.name}: {part}={count} leaves nothing of {len(rows)} rows to train on; ask for fewer.")
-    sizes = torch.bincount(strata[rows], minlength=len(source.classes))
+    sizes = torch.bincount(strata[rows], minlength=len(source.strata_names))
     small = ((sizes > 0) & (sizes < 2)).nonzero()
     if len(small):
         label = int(small[0])
         raise DataError(
-            f"{source.name}: class '{source.classes[label]}' has 1 row where 2 are needed to cut off {part}; add rows or drop it."
+            f"{source.name}: class '{source.strata_names[label]}' has 1 row where 2 are needed to cut off {part}; add rows or drop it."
         )
     present = int((sizes > 0).sum())
     if min(count, len(rows) - count) < present:
@@ -126,7 +126,7 @@ def _balanced(source: Source, rows: Tensor, strata: Tensor, count: int, seed: in
     """
     if count >= len(rows):
         raise DataError(f"{source.name}: query={count} leaves nothing of the {len(rows)} training rows; ask for fewer.")
-    generator, classes = generator_for(seed, 1), len(source.classes)
+    generator, classes = generator_for(seed, 1), len(source.strata_names)
     wanted = torch.full((classes,), count // classes)
     wanted[torch.randperm(classes, generator=generator)[: count % classes]] += 1
     mixed = rows[torch.randperm(len(rows), generator=generator)]
@@ -135,7 +135,7 @@ def _balanced(source: Source, rows: Tensor, strata: Tensor, count: int, seed: in
         own = mixed[strata[mixed] == label]
         if need >= len(own) and need:
             raise DataError(
-                f"{source.name}: class '{source.classes[label]}' has {len(own)} training rows, too few to give {need} to a "
+                f"{source.name}: class '{source.strata_names[label]}' has {len(own)} training rows, too few to give {need} to a "
                 f"balanced query set of {count} and keep one; ask for fewer with query=..., or add rows."
             )
         chosen.append(own[:need])

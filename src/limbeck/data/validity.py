@@ -22,43 +22,65 @@ def check(source: Source) -> None:
     missing = [word for word in ("name", "kind", "classes", "labels", "input_shape") if not hasattr(source, word)]
     if missing:
         raise DataError(f"{type(source).__name__}: a Source must set {', '.join(missing)}.")
-    name, count = source.name, len(source.classes)
-    if count < 2:
-        raise DataError(f"{name}: at least 2 classes are needed, got {count}.")
-    if len(source) < count:
-        raise DataError(f"{name}: {len(source)} rows are fewer than the {count} classes; give more data.")
+    name = source.name
+    if source.outputs < 2:
+        what = "tokens in the vocabulary" if source.kind == "language" else "classes"
+        raise DataError(f"{name}: at least 2 {what} are needed, got {source.outputs}.")
+    if not len(source):
+        raise DataError(f"{name}: there are no rows; give at least one.")
     check_labels(source.labels, source, "labels")
     if source.truth is not None:
         check_labels(source.truth, source, "true labels")
         if len(source.truth) != len(source):
             raise DataError(f"{name}: {len(source)} labels and {len(source.truth)} true labels; give one for each sample.")
+    if source.kind != "language":
+        _check_classes(source)
+    _check_rows(source)
+    rows = torch.arange(len(source))
+    if not isinstance(source, InMemory):
+        rows = rows[:: max(1, len(rows) // _PROBE)][:_PROBE]
+    for part in torch.split(rows, _CHUNK):
+        inputs, mask = source.read(part)
+        check_inputs(source, part, inputs)
+        if source.kind == "language" and mask is not None and not bool(mask.any(1).all()):
+            row = int(part[(~mask.any(1)).nonzero()[0, 0]])
+            raise DataError(f"{name}: row {row} has no token that counts in the loss; leave it out, or keep longer rows.")
+
+
+def _check_classes(source: Source) -> None:
+    """See that every class has rows.
+
+    Raises:
+        DataError: One has none, or there are fewer rows than classes.
+    """
+    name, count = source.name, len(source.classes)
+    if len(source) < count:
+        raise DataError(f"{name}: {len(source)} rows are fewer than the {count} classes; give more data.")
     sizes = torch.bincount(source.labels, minlength=count)
     if bool((sizes == 0).any()):
         empty = int((sizes == 0).nonzero()[0])
         raise DataError(
             f"{name}: class '{source.classes[empty]}' (number {empty}) has no rows; leave it out and number the others from 0."
         )
-    _check_rows(source)
-    rows = torch.arange(len(source))
-    if not isinstance(source, InMemory):
-        rows = rows[:: max(1, len(rows) // _PROBE)][:_PROBE]
-    for part in torch.split(rows, _CHUNK):
-        check_inputs(source, part, source.read(part)[0])
 
 
 def check_labels(labels: Tensor, source: Source, what: str) -> None:
-    """See that labels are class numbers of the source.
+    """See that labels are class numbers of the source, or for language token ids, also where they do not count.
 
     Raises:
         DataError: They are not.
     """
-    if labels.dtype != torch.int64 or labels.dim() != 1:
-        raise DataError(f"{source.name}: {what} must be int64 of shape [N], got {labels.dtype} of shape {list(labels.shape)}.")
-    wrong = ((labels < 0) | (labels >= len(source.classes))).nonzero()
+    shape = tuple(source.input_shape) if source.kind == "language" else ()
+    if labels.dtype != torch.int64 or labels.shape[1:] != shape or not labels.dim():
+        wanted = ", ".join(["N", *map(str, shape)])
+        raise DataError(
+            f"{source.name}: {what} must be int64 of shape [{wanted}], got {labels.dtype} of shape {list(labels.shape)}."
+        )
+    top = source.outputs - 1
+    wrong = ((labels < 0) | (labels > top)).nonzero()
     if len(wrong):
-        row = int(wrong[0])
-        top = len(source.classes) - 1
-        raise DataError(f"{source.name}: {what} must lie in 0 to {top}, got {int(labels[row])} in row {row}.")
+        value, row = int(labels[tuple(wrong[0])]), int(wrong[0, 0])
+        raise DataError(f"{source.name}: {what} must lie in 0 to {top}, got {value} in row {row}.")
 
 
 def check_inputs(source: Source, rows: Tensor, inputs: Tensor) -> None:

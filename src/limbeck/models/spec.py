@@ -9,10 +9,15 @@ from torch import nn
 from limbeck.core.checks import whole
 from limbeck.core.errors import UsageError
 
-Kind = Literal["image", "vector", "tokens"]
+Kind = Literal["image", "vector", "tokens", "language"]
 
-SHAPE_WORDS: dict[Kind, str] = {"image": "(channels, height, width)", "vector": "(features,)", "tokens": "(length,)"}
-DIMENSIONS: dict[Kind, int] = {"image": 3, "vector": 1, "tokens": 1}
+SHAPE_WORDS: dict[Kind, str] = {
+    "image": "(channels, height, width)",
+    "vector": "(features,)",
+    "tokens": "(length,)",
+    "language": "(length,)",
+}
+DIMENSIONS: dict[Kind, int] = {"image": 3, "vector": 1, "tokens": 1, "language": 1}
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,10 @@ class DataSpec:
     """All that a net must know of the data.
 
     Args:
-        kind: "image", "vector" or "tokens".
+        kind: "image", "vector", "tokens" (one answer to a text) or "language" (the next token at every place).
         input_shape: Shape of one sample: (channels, height, width), (features,) or (length,).
-        classes: Number of classes, at least 2.
-        vocabulary: Number of different token ids; needed for tokens, None otherwise.
+        classes: Number of classes, at least 2; for language the size of the vocabulary.
+        vocabulary: Number of different token ids; needed for tokens and language, None otherwise.
 
     Raises:
         UsageError: A part is missing or does not fit the kind.
@@ -43,10 +48,14 @@ class DataSpec:
                 f"got {tuple(self.input_shape)}."
             )
         whole(self.classes, "DataSpec: classes", least=2)
-        if self.kind == "tokens":
+        if self.kind in ("tokens", "language"):
             if self.vocabulary is None:
                 raise UsageError("DataSpec: token data needs the size of its vocabulary; pass vocabulary=...")
             whole(self.vocabulary, "DataSpec: vocabulary")
+        if self.kind == "language" and self.classes != self.vocabulary:
+            raise UsageError(
+                f"DataSpec: in language every token is a class, got {self.classes} classes and a vocabulary of {self.vocabulary}."
+            )
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,4 +95,4 @@ class Architecture(ABC):
 
 
 def _advice(kind: Kind) -> str:
-    return {"image": "ResNet20() or MLP()", "vector": "MLP()", "tokens": "Transformer()"}[kind]
+    return {"image": "ResNet20() or MLP()", "vector": "MLP()", "tokens": "Transformer()", "language": "GPT()"}[kind]

@@ -1,4 +1,4 @@
-"""A small transformer that classifies token sequences."""
+"""A small transformer that classifies token sequences, and the blocks that it shares with the causal one."""
 
 import math
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from limbeck.models.spec import Architecture, DataSpec, Kind
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, softmax(q k^T / sqrt(width / heads)) v, over the tokens that count.
+    """Multi-head self-attention, softmax(q k^T / sqrt(width / heads)) v, over the tokens that may be seen.
 
-    Written out in matrix products: the fused kernels have no forward-mode derivative. A sample without any counted token
-    attends to all alike, so that nothing becomes NaN.
+    Written out in matrix products: the fused kernels have no forward-mode derivative. A token that may see none attends to all
+    alike, so that nothing becomes NaN.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -28,13 +28,13 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[B, L, width], bool [B, L] -> [B, L, width]."""
+    def forward(self, tokens: Tensor, seen: Tensor) -> Tensor:
+        """[B, L, width], bool [B, L, L], or [B, 1, L] and the like: which (last) each (middle) may see -> [B, L, width]."""
         query, key, value = (
             part(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-        scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(~seen.unsqueeze(1), torch.finfo(scores.dtype).min)
         mixed: Tensor = self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
         return mixed
 
@@ -51,9 +51,9 @@ class Block(nn.Module):
         self.narrow = nn.Linear(4 * width, width)
         self.drop: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[B, L, width], bool [B, L] -> [B, L, width]."""
-        tokens = tokens + self.drop(self.attention(self.norm1(tokens), mask))
+    def forward(self, tokens: Tensor, seen: Tensor) -> Tensor:
+        """[B, L, width], bool as in `Attention` -> [B, L, width]."""
+        tokens = tokens + self.drop(self.attention(self.norm1(tokens), seen))
         inner: Tensor = self.drop(self.narrow(F.gelu(self.wide(self.norm2(tokens)))))
         return tokens + inner
 
@@ -65,6 +65,20 @@ class MaskedPool(nn.Module):
         """[B, L, width], bool [B, L] -> [B, width]."""
         kept = tokens.masked_fill(~mask.unsqueeze(-1), 0)
         return kept.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def check_sizes(width: int, depth: int, heads: int, dropout: float, who: str) -> None:
+    """See that blocks of these sizes can be made.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    whole(width, f"{who}: width")
+    whole(depth, f"{who}: depth")
+    if width % whole(heads, f"{who}: heads"):
+        raise UsageError(f"{who}: width must be a multiple of heads, got {width} and {heads}.")
+    if fraction(dropout, f"{who}: dropout") == 1:
+        raise UsageError(f"{who}: dropout must be below 1, since 1 drops everything.")
 
 
 @final
@@ -103,9 +117,9 @@ class TransformerClassifier(nn.Module):
             )
         mask = mask.bool()
         ids = inputs.masked_fill(~mask, 0)  # padding may be any number, also one outside the vocabulary
-        tokens = self.embedding(ids) + self.position(torch.arange(ids.shape[1], device=ids.device))
+        tokens = self.embedding(ids) + self.position(torch.arange(ids.shape[1], device=ids.device).unsqueeze(0))
         for name in self.names:
-            tokens = self.get_submodule(name)(tokens, mask)
+            tokens = self.get_submodule(name)(tokens, mask.unsqueeze(1))
         logits: Tensor = self.fc(self.pool(self.norm(tokens), mask))
         return logits
 
@@ -141,12 +155,7 @@ class Transformer(Architecture):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        whole(self.width, "Transformer: width")
-        whole(self.depth, "Transformer: depth")
-        if self.width % whole(self.heads, "Transformer: heads"):
-            raise UsageError(f"Transformer: width must be a multiple of heads, got {self.width} and {self.heads}.")
-        if fraction(self.dropout, "Transformer: dropout") == 1:
-            raise UsageError("Transformer: dropout must be below 1, since 1 drops everything.")
+        check_sizes(self.width, self.depth, self.heads, self.dropout, "Transformer")
 
     def make(self, spec: DataSpec) -> nn.Module:
         """The module for this data."""

@@ -159,6 +159,6 @@ def _setting(training: Training, loader: Loader, seed: int, clean: Tensor | None
         gather=engine.gather,
         offset=lambda count: engine.rank * count,
         seed=seed,
-        classes=len(loader.source.classes),
+        classes=loader.source.outputs,
         clean=clean,
     )

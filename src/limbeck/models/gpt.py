@@ -1,0 +1,98 @@
+"""A small causal transformer: at every place of a sequence, the logits of the next token."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.errors import ShapeError
+from limbeck.models.spec import Architecture, DataSpec, Kind
+from limbeck.models.transformer import Block, check_sizes
+
+
+@final
+class CausalTransformer(nn.Module):
+    """Embedding with learned positions, pre-norm blocks `layer1` ... `layer{depth}`, norm, linear head without a bias."""
+
+    def __init__(self, width: int, depth: int, heads: int, dropout: float, *, length: int, vocabulary: int, tied: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.position = nn.Embedding(length, width)
+        self.names = [f"layer{number}" for number in range(1, depth + 1)]
+        for name in self.names:
+            self.add_module(name, Block(width, heads, dropout))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.position.weight, std=0.02)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Token ids [B, L] -> logits of the next token [B, L, V]; a place sees itself and what stands left of it.
+
+        Raises:
+            ShapeError: The sequence is longer than the net was built for.
+        """
+        if inputs.dim() != 2 or inputs.shape[1] > self.position.num_embeddings:
+            raise ShapeError(
+                f"GPT: expected token ids [B, L] with L up to {self.position.num_embeddings}, got {list(inputs.shape)}; "
+                "cut the sequences or build the net for longer ones."
+            )
+        places = torch.arange(inputs.shape[1], device=inputs.device)
+        seen = (places <= places.unsqueeze(1)).unsqueeze(0)
+        tokens = self.embedding(inputs) + self.position(places)
+        for name in self.names:
+            tokens = self.get_submodule(name)(tokens, seen)
+        logits: Tensor = self.head(self.norm(tokens))
+        return logits
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class GPT(Architecture):
+    """Pre-norm causal transformer with learned positions; its head may share the embedding's weight.
+
+    Padding belongs on the right, where no counted place sees it; so no mask is needed.
+
+    Taps: `embedding`, `layer1` ... `layer{depth}` (and `layer1.attention`), `norm` (all [B, L, width]), `head`.
+
+    Args:
+        width: Size of a token's vector, a multiple of `heads`.
+        depth: Number of blocks.
+        heads: Attention heads.
+        dropout: Probability in [0, 1) of dropping a value of a block's two branches.
+        tied: Whether the head's weight is the embedding's.
+
+    Shapes: token ids [B, L] -> logits [B, L, V].
+
+    Raises:
+        UsageError: A value is out of its range.
+
+    Reference: Radford et al., 2019, "Language models are unsupervised multitask learners", sec. 2.3; tied head: Press, Wolf,
+    2017, arXiv:1608.05859. Differs: the two layers before each sum are not initialised smaller with depth.
+    """
+
+    takes: ClassVar[tuple[Kind, ...]] = ("language",)
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    dropout: float = 0.0
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        check_sizes(self.width, self.depth, self.heads, self.dropout, "GPT")
+
+    def make(self, spec: DataSpec) -> nn.Module:
+        """The module for this data."""
+        return CausalTransformer(
+            self.width,
+            self.depth,
+            self.heads,
+            self.dropout,
+            length=spec.input_shape[0],
+            vocabulary=spec.classes,
+            tied=self.tied,
+        )
