@@ -74,6 +74,9 @@ _PLACES: Mapping[str, str] = {
     "SVHN": "limbeck.data.torchvision_sets:SVHN",
     "Words": "limbeck.data.words:Words",
     "Bytes": "limbeck.data.tokens:Bytes",
+    "Pieces": "limbeck.data.pieces:Pieces",
+    "Text": "limbeck.data.text:Text",
+    "Tokenizer": "limbeck.data.pretrained_tokenizer:Tokenizer",
     "Splits": "limbeck.data.splits:Splits",
     "split": "limbeck.data.splits:split",
     "Loader": "limbeck.data.loader:Loader",
@@ -216,15 +219,18 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.data.hub import HF as HF
     from limbeck.data.loader import Loader as Loader
     from limbeck.data.loader import whole as whole
+    from limbeck.data.pieces import Pieces as Pieces
+    from limbeck.data.pretrained_tokenizer import Tokenizer as Tokenizer
     from limbeck.data.source import InMemory as InMemory
     from limbeck.data.source import Source as Source
     from limbeck.data.splits import Splits as Splits
     from limbeck.data.splits import split as split
     from limbeck.data.table import Table as Table
+    from limbeck.data.text import Text as Text
+    from limbeck.data.tokens import Bytes as Bytes
     from limbeck.data.torchvision_sets import CIFAR10 as CIFAR10
     from limbeck.data.torchvision_sets import CIFAR100 as CIFAR100
     from limbeck.data.torchvision_sets import SVHN as SVHN
-    from limbeck.data.tokens import Bytes as Bytes
     from limbeck.data.words import Words as Words
     from limbeck.distiller import Distiller as Distiller
     from limbeck.engine.accelerate import AccelerateEngine as AccelerateEngine

@@ -899,6 +899,12 @@ ROWS: tuple[Row, ...] = (
     Row("ImageFolder", "data", "limbeck.data.folder:ImageFolder", "One folder of pictures per class", "", "limbeck[vision]"),
     Row("HF", "data", "limbeck.data.hub:HF", "A data set of the datasets library", "", "limbeck[text]"),
     Row(
+        "Text",
+        "data",
+        "limbeck.data.text:Text",
+        "Text, or prompts and answers, for language models",
+    ),
+    Row(
         "CIFAR10",
         "data",
         "limbeck.data.torchvision_sets:CIFAR10",
@@ -924,7 +930,16 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("Python", "data", "limbeck.data.python:Python", "A source that your own function makes", "", "--allow-python"),
     Row("Words", "texts", "limbeck.data.words:Words", "Which columns are text, and how they become tokens"),
+    Row("Pieces", "texts", "limbeck.data.pieces:Pieces", "Which columns are text, and the tokenizer that reads them"),
     Row("Bytes", "texts", "limbeck.data.tokens:Bytes", "Tokenizer: the bytes of a text"),
+    Row(
+        "Tokenizer",
+        "texts",
+        "limbeck.data.pretrained_tokenizer:Tokenizer",
+        "Tokenizer of a pretrained model, by name, folder or file",
+        "",
+        "limbeck[text]",
+    ),
     # transforms
     Row(
         "CropFlip",

@@ -159,7 +159,7 @@ def test_columns_of_another_kind_and_broken_files_are_refused(tmp_path):
         ("a.parquet", b"nothing", "cannot be read"),
         ("a.csv", b"", "cannot be read"),
         ("b.csv", b"x,label\n1,2,3\n", "cannot be read"),
-        ("a.xlsx", b"x", "must end in .parquet, .csv or .tsv"),
+        ("a.xlsx", b"x", "must end in .parquet, .csv, .tsv or .jsonl"),
     ]:
         (tmp_path / name).write_bytes(body)
         with pytest.raises(DataError, match=message):

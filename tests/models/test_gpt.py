@@ -66,7 +66,7 @@ def test_what_it_cannot_take_is_refused() -> None:
         make_net()(make_tokens(1, length=LENGTH + 1))
     with pytest.raises(UsageError, match="GPT: width must be a multiple of heads, got 8 and 3"):
         GPT(width=8, heads=3)
-    with pytest.raises(UsageError, match="GPT takes language data, but this data is of kind 'tokens'; use Transformer()"):
+    with pytest.raises(UsageError, match=r"GPT takes language data, but this data is of kind 'tokens'; use Transformer\(\)"):
         GPT().build(DataSpec("tokens", (LENGTH,), 2, VOCABULARY))
     with pytest.raises(UsageError, match="in language every token is a class, got 5 classes and a vocabulary of 13"):
         DataSpec("language", (LENGTH,), 5, VOCABULARY)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Encoded:
 
 
 def read_table(path: str | Path, who: str) -> pa.Table:
-    """The table in a parquet or CSV file, told apart by the file's ending.
+    """The table in a parquet, CSV or JSON-lines file, told apart by the file's ending.
 
     Raises:
         DataError: The file is missing, of another kind, damaged or empty.
@@ -51,8 +52,10 @@ def read_table(path: str | Path, who: str) -> pa.Table:
             table = pq.read_table(file)
         elif file.suffix in (".csv", ".tsv"):
             table = pa_csv.read_csv(file, parse_options=pa_csv.ParseOptions(delimiter="\t" if file.suffix == ".tsv" else ","))
+        elif file.suffix == ".jsonl":
+            table = pa_json.read_json(file)
         else:
-            raise DataError(f"{who}: '{path}' must end in .parquet, .csv or .tsv.")
+            raise DataError(f"{who}: '{path}' must end in .parquet, .csv, .tsv or .jsonl.")
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{who}: '{path}' cannot be read: {str(error).splitlines()[0]}") from error
     if not table.num_rows:

@@ -12,6 +12,7 @@ from limbeck.core.extras import optional
 from limbeck.data.files import as_labels, existing
 from limbeck.data.noise import noisy
 from limbeck.data.pictures import Pictures
+from limbeck.data.pieces import Pieces
 from limbeck.data.source import Source, expression, numbers
 from limbeck.data.table import TEST_NAMES, Tabular
 from limbeck.data.validity import check
@@ -27,7 +28,7 @@ def HF(
     name_or_path: str,
     label: str = "label",
     *,
-    text: str | Words | None = None,
+    text: str | Words | Pieces | None = None,
     size: int = 32,
     label_noise: float = 0.0,
     noise: str = "symmetric",
@@ -43,7 +44,7 @@ def HF(
         name_or_path: A name on the hub, "ag_news", or with a configuration, "glue:sst2"; a folder written by `save_to_disk`; or a
             .csv, .json, .jsonl or .parquet file.
         label: The label's column.
-        text: The text column, or `Words(...)` to say more.
+        text: The text column, or `Words(...)` or `Pieces(...)` to say more.
         size: Height and width in pixels that every picture is brought to.
         label_noise: Share of the labels outside the test split that are flipped, in [0, 1).
         noise: How: "symmetric", "pair_flip", "instance_dependent" or "human:<file>:<key>".

@@ -12,6 +12,7 @@ from limbeck.core.errors import DataError, UsageError, nearest
 from limbeck.data.label_file import read_labels
 from limbeck.data.seeding import generator_for, seed_of
 from limbeck.data.source import Source, rows_without
+from limbeck.data.token_noise import TokenNoise, random_tokens, swapped
 
 Noise = Literal["symmetric", "pair_flip", "instance_dependent"]
 _CHUNK = 2048  # rows whose inputs are held in memory at once
@@ -119,7 +120,8 @@ def noisy(source: Source, rate: float, noise: str, *, seed: int) -> tuple[Tensor
     Args:
         source: Whose labels are meant; it is not changed.
         rate: Share of flipped labels, in [0, 1).
-        noise: "symmetric", "pair_flip", "instance_dependent", or "human:<file>:<key>" for labels that people gave.
+        noise: "symmetric", "pair_flip", "instance_dependent", or "human:<file>:<key>" for labels that people gave; for language
+            "swapped" or "random".
         seed: The same seed flips the same labels.
 
     Raises:
@@ -129,15 +131,14 @@ def noisy(source: Source, rate: float, noise: str, *, seed: int) -> tuple[Tensor
     if not 0 <= finite(rate, f"{source.name}: label_noise") < 1:
         raise UsageError(f"{source.name}: label_noise must lie in [0, 1), got {rate!r}.")
     truth = source.labels if source.truth is None else source.truth
-    if noise.startswith("human:"):
+    kinds = get_args(TokenNoise) if source.kind == "language" else get_args(Noise)
+    if noise.startswith("human:") and source.kind != "language":
         if rate:
             raise UsageError(f"{source.name}: human labels bring their own noise; leave label_noise out.")
         return _human(source, noise), truth
-    if noise not in get_args(Noise):
-        known = ", ".join(get_args(Noise))
-        raise UsageError(
-            f"{source.name}: noise '{noise}' is none of {known}, human:<file>:<key>{nearest(noise, get_args(Noise)) or '.'}"
-        )
+    if noise not in kinds:
+        known = ", ".join([*kinds, *([] if source.kind == "language" else ["human:<file>:<key>"])])
+        raise UsageError(f"{source.name}: noise '{noise}' is none of {known}{nearest(noise, kinds) or '.'}")
     if rate == 0:
         return source.labels, source.truth
     rows = _noisy_rows(source)
@@ -146,7 +147,15 @@ def noisy(source: Source, rate: float, noise: str, *, seed: int) -> tuple[Tensor
 
 
 def _flipped(source: Source, rows: Tensor, rate: float, noise: str, generator: torch.Generator) -> Tensor:
-    given, classes = source.labels[rows], len(source.classes)
+    given, classes = source.labels[rows], source.outputs
+    if source.kind == "language":
+        mask, count = source.read(rows)[1], flip_count(rate, len(rows))
+        mask = torch.ones_like(given, dtype=torch.bool) if mask is None else mask
+        return (
+            swapped(given, mask, count, generator)
+            if noise == "swapped"
+            else random_tokens(given, mask, classes, count, generator)
+        )
     if noise == "symmetric":
         return symmetric(given, classes, rate, generator)
     if noise == "pair_flip":

@@ -115,7 +115,7 @@ class Source(ABC):
         if self.truth is None or labels.dim() == 1:
             return None if self.truth is None else labels == self.truth
         kept = []
-        for rows in torch.arange(len(self)).split(_TOGETHER):
+        for rows in torch.split(torch.arange(len(self)), _TOGETHER):
             equal, mask = labels[rows] == self.truth[rows], self.read(rows)[1]
             kept.append((equal if mask is None else equal | ~mask).all(1))
         return torch.cat(kept)

@@ -43,7 +43,7 @@ def split(
     test: int | float = 0.3,
     test_seed: int = 0,
 ) -> Splits:
-    """Cut a source into train, query, validation and test, by true labels where known, else by labels as given; language by domain.
+    """Cut a source into train, query, validation and test: classes by true labels where known, else as given; language by domain.
 
     Test and validation hold every class in its share (stratified); the query set holds every class equally often, one more
     or less where the number does not divide. A whole number is a count of rows, a number with a point is a share: of all rows
@@ -106,7 +106,8 @@ def _stratified(source: Source, rows: Tensor, strata: Tensor, count: int, part: 
     if len(small):
         label = int(small[0])
         raise DataError(
-            f"{source.name}: class '{source.strata_names[label]}' has 1 row where 2 are needed to cut off {part}; add rows or drop it."
+            f"{source.name}: class '{source.strata_names[label]}' has 1 row where 2 are needed to cut off {part}; "
+            "add rows or drop it."
         )
     present = int((sizes > 0).sum())
     if min(count, len(rows) - count) < present:

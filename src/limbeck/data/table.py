@@ -1,4 +1,4 @@
-"""Tables from CSV or parquet files: rows of numbers and words, or texts."""
+"""Tables from CSV, parquet or JSON-lines files: rows of numbers and words, or texts."""
 
 from collections.abc import Mapping, Sequence
 from typing import final
@@ -10,6 +10,7 @@ from torch import Tensor
 from limbeck.core.errors import DataError, nearest
 from limbeck.data.columns import column, encode, marked, numbered, read_table, texts
 from limbeck.data.noise import noisy
+from limbeck.data.pieces import Pieces
 from limbeck.data.source import Cell, InMemory, Shown, expression, rows_without
 from limbeck.data.validity import check
 from limbeck.data.words import Words
@@ -41,7 +42,7 @@ class Tabular(InMemory):
         *,
         name: str,
         place: str,
-        text: Words | None = None,
+        text: Words | Pieces | None = None,
         ignore: Sequence[str] = (),
         classes: Sequence[str] | None = None,
     ) -> None:
@@ -53,11 +54,12 @@ class Tabular(InMemory):
         given = column(table, label, place, name)
         truth = column(table, "true_label", place, name) if "true_label" in table.column_names else None
         labels, true, found = numbered(given, truth, name)
-        test_rows = _test_rows(table, place, name)
+        test_rows = fixed_test_rows(table, place, name)
         training = rows_without(len(labels), test_rows)
         if text is not None:
             inputs, mask, vocabulary = text.encode(texts(table, text.columns, place, name), training)
             super().__init__(inputs, labels, classes=classes or found, truth=true, name=name, vocabulary=vocabulary, mask=mask)
+            self.tokenizer = text.tokenizer if isinstance(text, Pieces) else None
         else:
             used = [other for other in table.column_names if other not in (label, *_MARKS)]
             encoded = encode(table, used, training, place, name)
@@ -79,11 +81,11 @@ class Tabular(InMemory):
 
 @final
 class Table(Tabular):
-    """A CSV (.csv, .tsv) or parquet file: numbers are standardised, word columns become one-hot, or one column is text.
+    """A CSV (.csv, .tsv), parquet or JSON-lines (.jsonl) file: numbers and words as vectors, or one column as text.
 
-    Numbers are brought to mean 0 and standard deviation 1 over the rows outside a fixed test split; of a word column
-    the 32 most frequent words get a place each and all others share one. Labels are words, numbered in alphabetical
-    order, or whole numbers from 0.
+    Numbers are brought to mean 0 and standard deviation 1 over the rows outside a fixed test split; word columns become one-hot:
+    the 32 most frequent words get a place each and all others share one. Labels are words, numbered in alphabetical order, or
+    whole numbers from 0.
 
     Three columns are no inputs: `split` (rows that say "test" are the fixed test split, those that say "validation" where none
     says "test"; all other rows are training rows), `query` (0 and 1: the trusted query set) and `true_label` (for evaluation).
@@ -91,7 +93,8 @@ class Table(Tabular):
     Args:
         path: The file.
         label: The label's column.
-        text: The text column, or `Words(...)` to say more; the source then gives token ids. None: a table of numbers and words.
+        text: The text column, or `Words(...)` or `Pieces(...)` to say more; the source then gives token ids. None: a table of
+            numbers and words.
         ignore: Columns to leave out, such as a row's number.
         label_noise: Share of the labels outside the test split that are flipped, in [0, 1).
         noise: How: "symmetric", "pair_flip", "instance_dependent" or "human:<file>:<key>".
@@ -105,7 +108,7 @@ class Table(Tabular):
         path: str,
         label: str = "label",
         *,
-        text: str | Words | None = None,
+        text: str | Words | Pieces | None = None,
         ignore: Sequence[str] = (),
         label_noise: float = 0.0,
         noise: str = "symmetric",
@@ -118,8 +121,8 @@ class Table(Tabular):
         self.labels, self.truth = noisy(self, label_noise, noise, seed=seed)
 
 
-def _test_rows(table: pa.Table, place: str, who: str) -> Tensor | None:
-    """The rows that the column `split` puts into the test split."""
+def fixed_test_rows(table: pa.Table, place: str, who: str) -> Tensor | None:
+    """The rows that the column `split` puts into the test split; None where it fixes none."""
     if "split" not in table.column_names:
         return None
     parts = [str(part).lower() for part in column(table, "split", place, who).to_pylist()]

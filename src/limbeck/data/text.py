@@ -1,0 +1,235 @@
+"""Texts for language models: files and columns as rows of tokens, packed or padded, with prompts kept out of the loss."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+
+from limbeck.core.checks import whole
+from limbeck.core.errors import DataError, UsageError
+from limbeck.data.columns import column, marked, read_table, texts
+from limbeck.data.files import existing
+from limbeck.data.noise import noisy
+from limbeck.data.source import InMemory, expression
+from limbeck.data.table import fixed_test_rows
+from limbeck.data.tokens import Bytes, Tokens
+from limbeck.data.validity import check
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text as token ids.
+
+    Args:
+        ids: The ids.
+        counted: Which of them count in the loss.
+        place: Whether it belongs to the test split, whether to the query set, and its domain: only passages of one place share
+            a row.
+    """
+
+    ids: list[int]
+    counted: list[bool]
+    place: tuple[bool, bool, str]
+
+
+@final
+class Text(InMemory):
+    """Rows of `length` tokens, each with the next one as its label: a language model's data.
+
+    A file of plain text is one text; in a table every row is one. Every text is ended by the tokenizer's `eos`. Texts are
+    *packed*: put one after the other and cut into rows, so that every token but the first is a label once. With prompt and
+    completion, or `packing=False`, every text has a row of its own, cut or padded to `length`.
+
+    In a table three columns are known: `split` (rows that say "test", or else "validation", are the fixed test split), `query`
+    (0 and 1: the trusted query set), and the one that `group` names. Rows of tokens never mix texts of different parts.
+
+    Args:
+        path: A .txt file, or a .parquet, .csv, .tsv or .jsonl table.
+        text: The column of texts in a table.
+        tokenizer: `Tokenizer("name-or-path")`, which a pretrained model needs; bytes where none is named.
+        length: Tokens that a row's loss is of, at least 1.
+        stride: Tokens from the start of a packed row to that of the next, 1 to `length`; what a row repeats of the one before is
+            context and does not count. None: `length`.
+        packing: Whether texts share rows; None: yes, except with prompt and completion.
+        prompt: A column that leads up to `completion` and does not count; two joined by a plus sign are read one after the other.
+        completion: The column that counts, with the token that ends it.
+        chat: Whether prompt and completion are put into the tokenizer's chat template, as a user's turn and the answer.
+        group: A column of domains; splits keep their shares.
+        test: A second file of the same kind: the fixed test split.
+        label_noise: Share of the rows outside test split and query set whose labels are replaced, in [0, 1).
+        noise: How: "swapped" (by the labels of another row) or "random" (by other tokens).
+        seed: Seed of the noise.
+
+    Raises:
+        UsageError: Arguments do not fit together.
+        DataError: A file or column is missing, or a prompt leaves no room for its completion.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        text: str = "text",
+        *,
+        tokenizer: Tokens | None = None,
+        length: int = 128,
+        stride: int | None = None,
+        packing: bool | None = None,
+        prompt: str | None = None,
+        completion: str | None = None,
+        chat: bool = False,
+        group: str | None = None,
+        test: str | None = None,
+        label_noise: float = 0.0,
+        noise: str = "swapped",
+        seed: int = 0,
+    ) -> None:
+        tokens = Bytes() if tokenizer is None else tokenizer
+        said: dict[str, object] = {
+            "text": text,
+            "tokenizer": tokens,
+            "length": length,
+            "stride": stride,
+            "packing": packing,
+            "prompt": prompt,
+        }
+        said |= {"completion": completion, "chat": chat, "group": group, "test": test}
+        usual = {"text": "text", "length": 128, "chat": False, "tokenizer": None}
+        named = {key: value for key, value in said.items() if value != usual.get(key)}
+        unusual = "symmetric" if noise == "swapped" or not label_noise else noise  # what `expression` leaves out
+        name = expression("Text", path, label_noise=label_noise, noise=unusual, seed=seed, **named)
+        whole(length, "Text: length")
+        step = length if stride is None else whole(stride, "Text: stride")
+        if step > length:
+            raise UsageError(f"Text: stride must be at most length={length}, got {step}; a longer one leaves tokens out.")
+        if (prompt is not None or chat) and completion is None:
+            raise UsageError("Text: a prompt needs the column that answers it; pass completion=...")
+        packed = completion is None if packing is None else packing
+        reading = _Reading(tokens, text, prompt, completion, chat, group, name)
+        passages = list(reading.passages(path, test=False))
+        if test is not None:
+            passages += reading.passages(test, test=True)
+        rows = _packed(passages, length, step, tokens.pad) if packed else _padded(passages, length, tokens.pad, name)
+        ids, counted = torch.tensor([row.ids for row in rows]), torch.tensor([row.counted for row in rows])
+        super().__init__(ids[:, :-1], ids[:, 1:].clone(), vocabulary=tokens.size, mask=counted[:, 1:], name=name)
+        self.tokenizer = tokens
+        self._place([row.place for row in rows], grouped=group is not None)
+        check(self)
+        self.labels, self.truth = noisy(self, label_noise, noise, seed=seed)
+
+    def _place(self, places: list[tuple[bool, bool, str]], *, grouped: bool) -> None:
+        """Note which rows are test and query rows, and the domain of each."""
+        test, query = ([row for row, place in enumerate(places) if place[which]] for which in (0, 1))
+        self.test_rows = torch.tensor(test) if test else None
+        self.query_rows = torch.tensor(query) if query else None
+        if grouped:
+            self.group_names = tuple(sorted({place[2] for place in places}))
+            number = {name: i for i, name in enumerate(self.group_names)}
+            self.groups = torch.tensor([number[place[2]] for place in places])
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a file becomes passages; the fields are arguments of `Text`."""
+
+    tokens: Tokens
+    text: str
+    prompt: str | None
+    completion: str | None
+    chat: bool
+    group: str | None
+    who: str
+
+    def passages(self, path: str, *, test: bool) -> Iterator[Passage]:
+        """The texts of a file in its order."""
+        if Path(path).suffix == ".txt":
+            yield self._plain(self._content(path), (test, False, ""))
+            return
+        table = read_table(path, self.who)
+        tested, asked = fixed_test_rows(table, path, self.who), None
+        if "query" in table.column_names:
+            asked = marked(column(table, "query", path, self.who), f"{self.who}: column 'query'")
+        in_test, in_query = (set() if rows is None else set(rows.tolist()) for rows in (tested, asked))
+        domains = [""] * table.num_rows if self.group is None else column(table, self.group, path, self.who).to_pylist()
+        leading = [] if self.prompt is None else [name.strip() for name in self.prompt.split("+")]
+        cells = texts(table, [*leading, self.completion or self.text], path, self.who)
+        for row, (cell, domain) in enumerate(zip(cells, domains, strict=True)):
+            place = (test or row in in_test, row in in_query and not test, str(domain))
+            yield self._plain(cell[-1], place) if self.prompt is None else self._answer(cell[:-1], cell[-1], place, row)
+
+    def _content(self, path: str) -> str:
+        """The text of a plain file.
+
+        Raises:
+            UsageError: Columns are asked for.
+            DataError: It is no text in UTF-8.
+        """
+        if self.completion is not None or self.group is not None:
+            raise UsageError(f"{self.who}: '{path}' has no columns; name a table for prompt, completion and group.")
+        try:
+            return existing(path, self.who).read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.who}: '{path}' is not written in UTF-8 (byte {error.start}); convert it first.") from error
+
+    def _plain(self, text: str, place: tuple[bool, bool, str]) -> Passage:
+        ids = [*self.tokens.encode(text), self.tokens.eos]
+        return Passage(ids, [True] * len(ids), place)
+
+    def _answer(self, prompts: Sequence[str], completion: str, place: tuple[bool, bool, str], row: int) -> Passage:
+        """A prompt that does not count and a completion that does.
+
+        Raises:
+            DataError: The chat template writes a question differently when its answer follows.
+        """
+        prompt = "\n".join(part for part in prompts if part)
+        if not self.chat:
+            before, after = self.tokens.encode(prompt), [*self.tokens.encode(completion), self.tokens.eos]
+        else:
+            asked = [{"role": "user", "content": prompt}]
+            before = self.tokens.chat(asked, answer=True)
+            both = self.tokens.chat([*asked, {"role": "assistant", "content": completion}])
+            if both[: len(before)] != before:
+                raise DataError(
+                    f"{self.who}: the chat template writes the question in row {row} differently when an answer follows, so that "
+                    "prompt and answer cannot be told apart; leave out chat=True."
+                )
+            after = both[len(before) :]
+        return Passage([*before, *after], [False] * len(before) + [True] * len(after), place)
+
+
+def _packed(passages: list[Passage], length: int, stride: int, pad: int) -> list[Passage]:
+    """Rows of length + 1 ids, cut from the passages of each place one after the other; those where nothing counts fall away."""
+    rows = []
+    for place in dict.fromkeys(passage.place for passage in passages):
+        own = [passage for passage in passages if passage.place == place]
+        ids = [token for passage in own for token in passage.ids]
+        counted = [flag for passage in own for flag in passage.counted]
+        for start in range(0, max(len(ids) - 1 - (length - stride), 1), stride):
+            context = length - stride if start else 0
+            end = start + length + 1
+            flags = [False] * (context + 1) + counted[start + context + 1 : end]
+            if any(flags):
+                rows.append(_row(ids[start:end], flags, place, length, pad))
+    return rows
+
+
+def _padded(passages: list[Passage], length: int, pad: int, who: str) -> list[Passage]:
+    """A row of length + 1 ids for each passage.
+
+    Raises:
+        DataError: In some nothing that counts is left.
+    """
+    long = [row for row, passage in enumerate(passages) if not any(passage.counted[1 : length + 1])]
+    if long:
+        needed = max(passages[row].counted.index(True) if any(passages[row].counted) else 0 for row in long)
+        raise DataError(
+            f"{who}: in {len(long)} rows, the first row {long[0]}, nothing of the completion is left in {length} tokens (prompts "
+            f"have up to {needed}); take a larger length, or leave these rows out."
+        )
+    return [_row(own.ids[: length + 1], own.counted[: length + 1], own.place, length, pad) for own in passages]
+
+
+def _row(ids: list[int], counted: list[bool], place: tuple[bool, bool, str], length: int, pad: int) -> Passage:
+    lacking = length + 1 - len(ids)
+    return Passage([*ids, *[pad] * lacking], [*counted, *[False] * lacking], place)
