@@ -205,7 +205,7 @@ def test_token_scores_add_up_to_the_sample_and_leave_out_what_does_not_count() -
     with modes_restored(model, training=False):
         g = per_sample_gradients_slow(model, first_token, alone)  # type: ignore[arg-type]
     assert_close(found.phi[:4, 0], -g @ flatten(q))
-    with pytest.raises(ShapeError, match=r"must be \[B, L, V\]"):
+    with pytest.raises(UnsupportedModelError, match=r"must be \[B, L, V\]"):
         score_tokens(Small().model, task, [Small().train], [Small().queries])
 
 

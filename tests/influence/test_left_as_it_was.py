@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
-from limbeck.core.errors import ShapeError
+from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.diagonal import Diagonal
 from limbeck.influence.curvature.ekfac import EKFAC
@@ -141,7 +141,7 @@ def test_matrix_and_the_rest_that_fail_half_way() -> None:
             self_influence(model, TASK, parts, on_batch=stumble)
         with pytest.raises(StumbleError):
             score_matrix(model, TASK, parts, [batch], Failing())
-        with pytest.raises(ShapeError):
+        with pytest.raises(UnsupportedModelError, match=r"\[B, L, V\]"):
             score_tokens(model, TASK, parts, [batch])
 
 

@@ -61,6 +61,7 @@ def score_matrix(
     keep: str = "full",
     seed: int = 0,
     wanted: Callable[[int], bool] | None = None,
+    engine: Engine | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Tile]:
     """phi[j, i] = -v_j' (H + lambda I)^-1 g_i for every query j and every training sample i, tile by tile.
@@ -78,7 +79,8 @@ def score_matrix(
         memory: Bytes for a tile's directions, >= 1.
         keep: How directions are kept: `full`, `float16`, `int8`, or `rank:R`; fewer bytes make larger tiles and fewer passes.
         seed: Seed of the labels drawn for the Fisher matrix.
-        wanted: Asked with a tile's number whether to compute it; the others are passed over. For resuming and for sharing work.
+        wanted: Asked with a tile's number whether to compute it; the others are passed over. For resuming.
+        engine: Several processes take turns at the training batches of a tile, and each gets all tiles.
         on_batch: Called with the number of samples after each training batch of each tile.
 
     Raises:
@@ -90,24 +92,50 @@ def score_matrix(
     """
     packing, memory = Packing(keep), whole(memory, "score_matrix: memory")
     size = whole(tile, "score_matrix: tile") if tile is not None else 0
-    ready = prepare(model, task, train, queries, solver, seed=seed)
-    return _tiles(ready, packing, size or tile_size(model, memory, packing), memory, wanted, on_batch)
+    ready = prepare(model, task, train, queries, solver, seed=seed, alone=("query loss",))
+    size = size or tile_size(model, memory, packing, samples=ready.problem.count)
+    return tiles_of(ready, size, packing, memory=memory, wanted=wanted, engine=engine, on_batch=on_batch)
 
 
-def tile_size(model: nn.Module, memory: int = MEMORY, packing: Packing | None = None) -> int:
-    """How many queries a tile may have within so many bytes, >= 1; half of them are for making directions, half for keeping."""
-    kept = sum(map((packing or Packing()).bytes_of, trainable(model).values()))
-    return max(1, memory // 2 // max(kept, 1))
+def tile_size(model: nn.Module, memory: int = MEMORY, packing: Packing | None = None, *, samples: int = 0) -> int:
+    """How many queries a tile may have within so many bytes, >= 1.
+
+    Half of them are for making directions, half for keeping them; a tile's rows of scores are to take a quarter at the most.
+
+    Args:
+        model: Whose trained parameters have directions.
+        memory: Bytes.
+        packing: How directions are kept; whole where none is named.
+        samples: Training samples, that is scores in a row.
+    """
+    own = trainable(model)
+    kept = sum(map((packing or Packing()).bytes_of, own.values()))
+    row = samples * max((part.element_size() for part in own.values()), default=0)
+    return max(1, min(memory // 2 // max(kept, 1), memory // 4 // max(row, 1)))
 
 
-def _tiles(
+def tiles_of(
     ready: Prepared,
-    packing: Packing,
     size: int,
-    memory: int,
-    wanted: Callable[[int], bool] | None,
-    on_batch: Callable[[int], None] | None,
+    packing: Packing | None = None,
+    *,
+    memory: int = MEMORY,
+    wanted: Callable[[int], bool] | None = None,
+    engine: Engine | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Tile]:
+    """`score_matrix` on a model that is made ready.
+
+    Args:
+        ready: What `prepare` gave, with queries that may be asked about one by one (`alone`).
+        size: Queries in a tile, >= 1.
+        packing: How directions are kept; whole where none is named.
+        memory: As in `score_matrix`.
+        wanted: As in `score_matrix`.
+        engine: As in `score_matrix`.
+        on_batch: As in `score_matrix`.
+    """
+    packing = packing or Packing()
     parameters = trainable(ready.model)
     at_once = max(1, memory // 2 // (WORK * sum(part.numel() * part.element_size() for part in parameters.values())))
     for number, part in enumerate(_regrouped(ready.queries, size)):
@@ -119,13 +147,15 @@ def _tiles(
                 v, loss = _query_gradients(ready, few)
                 chunks.append(packing.pack(ready.solver.solve_many(v, ready.problem)))
                 losses.append(loss)
-            index, columns = [], []
-            for batch in ready.train:
-                columns.append(-_against(ready, batch, chunks))
-                index.append(batch.index)
-                if on_batch is not None:
-                    on_batch(len(batch))
-        yield Tile(number, part.index, torch.cat(losses), torch.cat(index), torch.cat(columns, 1))
+            index, phi = each_batch(
+                ready.train,
+                partial(_against, ready, chunks),
+                rows=len(part),
+                dtype=dtype_of(ready.model),
+                engine=engine,
+                on_batch=on_batch,
+            )
+        yield Tile(number, part.index, torch.cat(losses), index, phi)
 
 
 def _regrouped(batches: Iterable[Batch], size: int) -> Iterator[Batch]:
@@ -153,17 +183,17 @@ def _query_gradients(ready: Prepared, few: Batch) -> tuple[Vector, Tensor]:
     return rows, torch.tensor([value for _, value in ones], dtype=dtype_of(model), device=few.index.device)
 
 
-def _against(ready: Prepared, batch: Batch, chunks: list[dict[str, Packed]]) -> Tensor:
-    """<q_k, g_i> for all directions of a tile, [t, B]."""
+def _against(ready: Prepared, chunks: list[dict[str, Packed]], batch: Batch) -> Tensor:
+    """-<q_k, g_i> for all directions of a tile, [t, B]."""
     if ready.way.way == "captured":
         rows = Rows(ready.model, ready.task.training_loss, batch)
-        return torch.cat([rows.products(partial(_unpacked, own)) for own in chunks])
+        return -torch.cat([rows.products(partial(_unpacked, own)) for own in chunks])
     found = []
     for own in chunks:
         whole_ones = {name: part.unpack() for name, part in own.items()}
         count = len(next(iter(whole_ones.values())))
         found += [ready.products(batch, {name: part[k] for name, part in whole_ones.items()}) for k in range(count)]
-    return torch.stack(found)
+    return -torch.stack(found)
 
 
 def _unpacked(own: dict[str, Packed], name: str) -> Tensor | None:
@@ -215,10 +245,22 @@ def self_influence(
 
     Reference: Koh, Liang, 2017, arXiv:1703.04730, sec. 5.4. Differs from the paper: the sign is that of a size.
     """
-    ready = prepare(model, task, train, None, solver, seed=seed)
+    return self_influence_of(prepare(model, task, train, None, solver, seed=seed, alone=("training loss",)), engine, on_batch)
+
+
+def self_influence_of(
+    ready: Prepared, engine: Engine | None = None, on_batch: Callable[[int], None] | None = None
+) -> SelfInfluence:
+    """`self_influence` on a model that is made ready.
+
+    Args:
+        ready: What `prepare` gave.
+        engine: As in `self_influence`.
+        on_batch: As in `self_influence`.
+    """
     with ready.evaluating():
         index, value = each_batch(
-            ready.train, lambda batch: energies(ready, batch), dtype=dtype_of(model), engine=engine, on_batch=on_batch
+            ready.train, partial(energies, ready), dtype=dtype_of(ready.model), engine=engine, on_batch=on_batch
         )
     return SelfInfluence(index, value, repr(ready.solver))
 

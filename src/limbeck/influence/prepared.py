@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import final, overload
 
@@ -15,10 +16,10 @@ from limbeck.engine.engine import Engine
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import Loss, mean_gradient, plain_attention
-from limbeck.influence.restoring import modes_restored
+from limbeck.influence.restoring import evaluating
 from limbeck.influence.task import Task
 from limbeck.influence.vectors import Vector, trainable
-from limbeck.influence.ways import Choice, choose, scoring_pass
+from limbeck.influence.ways import TOLERANCE, Choice, choose, scoring_pass
 
 TRIAL = 16
 """Samples that a way is tried on: enough to see whether samples meet inside the model, too few to cost."""
@@ -104,8 +105,8 @@ class Prepared:
             return self.solver.solve(v, self.problem), loss
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """The model in evaluation mode; every module has its own mode back afterwards, whatever happens."""
-        return modes_restored(self.model, training=False)
+        """The model in evaluation mode; its modes and buffers are afterwards as they were, whatever happens."""
+        return evaluating(self.model)
 
 
 def prepare(
@@ -117,6 +118,8 @@ def prepare(
     *,
     curvature: Iterable[Batch] | None = None,
     seed: int = 0,
+    alone: Sequence[str] = (),
+    also: Callable[[Batch], list[str]] | None = None,
 ) -> Prepared:
     """Look at everything, choose the cheapest exact way by trial, and estimate the curvature.
 
@@ -128,6 +131,9 @@ def prepare(
         solver: The inverse; EKFAC() where none is named.
         curvature: Batches that the curvature is estimated from; None takes the training batches.
         seed: Seed of the labels drawn for the Fisher matrix.
+        alone: `training loss`, `query loss` or both, where gradients of single samples are asked for: the model must then
+            answer for a sample by itself as it does in a batch.
+        also: Further reasons against the model; asked with a few training samples.
 
     Raises:
         UnsupportedModelError: The model or a loss cannot be handled; every reason is named.
@@ -140,15 +146,18 @@ def prepare(
     sides: list[tuple[str, Loss, Sequence[Batch], bool]] = [("training loss", task.training_loss, train, task.coupled)]
     sides += [] if queries is None else [("query loss", task.query_loss, asked, False)]
     choices, reasons = [], [] if trainable(model) else ["no parameter is trained"]
-    with modes_restored(model, training=False):
+    with evaluating(model):
         for what, loss, batches, coupled in sides:
-            few = next(batch for batch in batches if len(batch)).take(slice(0, TRIAL))
+            few = _few(batches)
             try:
                 choices.append(_tried(model, what, loss, few, coupled=coupled))
+                reasons += _meeting(model, what, loss, few) if what in alone and not coupled else []
             except LimbeckError as error:
                 reasons.append(str(error).rstrip("."))
+        reasons += _further(problem, solver, _few(train), also)
         if reasons:
-            raise UnsupportedModelError(f"score: {type(model).__name__} cannot be scored: {'; '.join(reasons)}.")
+            said = "; ".join(dict.fromkeys(reasons))
+            raise UnsupportedModelError(f"score: {type(model).__name__} cannot be scored: {said}.")
         solver.update(problem)
         passing = scoring_pass(choices[0].way, model, task.training_loss, coupled=task.coupled)
     return Prepared(problem, train, asked, solver, choices[0], choices[-1], passing)
@@ -176,10 +185,45 @@ def _tried(model: nn.Module, what: str, loss: Loss, few: Batch, *, coupled: bool
         return choose(model, loss, few, v, torch.get_rng_state(), coupled=coupled)
 
 
+def _few(batches: Sequence[Batch]) -> Batch:
+    """The first samples."""
+    return next(batch for batch in batches if len(batch)).take(slice(0, TRIAL))
+
+
+def _meeting(model: nn.Module, what: str, loss: Loss, few: Batch) -> list[str]:
+    """Why a sample has no gradient of its own: it meets the others of its batch inside the model."""
+    with torch.no_grad():
+        together = loss(model, few)
+        try:
+            alone = loss(model, few.take(slice(0, 1)))
+        except (RuntimeError, ValueError) as error:  # batch normalisation of a single row, for one
+            return [f"the {what} of a sample by itself cannot be had ({str(error).partition(chr(10))[0].rstrip('.')})"]
+    if len(few) > 1 and not torch.allclose(alone[0], together[0], rtol=TOLERANCE, atol=TOLERANCE):
+        return [f"the {what} of a sample depends on the others of its batch, which meet inside the model"]
+    return []
+
+
+def _further(problem: Problem, solver: Solver, few: Batch, also: Callable[[Batch], list[str]] | None) -> list[str]:
+    """What the solver and the kind of score have against the model."""
+    if not trainable(problem.model):
+        return []
+    drawing = torch.Generator().manual_seed(problem.generator.initial_seed())  # the curvature's own draws stay as they are
+    asks: list[Callable[[], list[str]]] = [partial(solver.obstacles, replace(problem, batches=[few], generator=drawing))]
+    asks += [] if also is None else [partial(also, few)]
+    found = []
+    for ask in asks:
+        try:
+            found += ask()
+        except LimbeckError as error:
+            found.append(str(error).rstrip("."))
+    return found
+
+
 def each_batch(
     batches: Iterable[Batch],
     values_of: Callable[[Batch], Tensor],
     *,
+    rows: int | None = None,
     dtype: torch.dtype,
     engine: Engine | None = None,
     on_batch: Callable[[int], None] | None = None,
@@ -188,22 +232,26 @@ def each_batch(
 
     Args:
         batches: The samples.
-        values_of: [B] of a batch.
+        values_of: [B] of a batch, or [rows, B].
+        rows: How many values there are for each sample; None for one, without an axis.
         dtype: Of the values.
         engine: How many processes there are; None for one.
         on_batch: Called with the number of samples after each batch.
     """
     processes, rank = (1, 0) if engine is None else (engine.processes, engine.rank)
+    lead = () if rows is None else (rows,)
     index, values = [], []
     for number, batch in enumerate(batches):
         index.append(batch.index)
-        own = number % processes == rank
-        values.append(values_of(batch).to(dtype) if own else torch.zeros(len(batch), dtype=dtype, device=batch.index.device))
+        if number % processes == rank:
+            values.append(values_of(batch).to(dtype))
+        else:
+            values.append(torch.zeros(*lead, len(batch), dtype=dtype, device=batch.index.device))
         if on_batch is not None:
             on_batch(len(batch))
-    found = torch.cat(values)
+    found = torch.cat(values, -1)
     if engine is not None and processes > 1:
-        found = engine.gather(found).view(processes, -1).sum(0)
+        found = engine.gather(found.unsqueeze(0)).sum(0)  # one process has the value, the others 0
     return torch.cat(index), found
 
 

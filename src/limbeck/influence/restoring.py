@@ -44,6 +44,23 @@ def modes_restored(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, working on copies of its buffers; modes and buffers are afterwards as they were.
+
+    Built-in layers leave their buffers alone in evaluation mode. A layer of the user's may count its calls.
+    """
+    held = [(module, name, part) for module in model.modules() for name, part in module._buffers.items() if part is not None]
+    with modes_restored(model, training=False):
+        for module, name, part in held:
+            module._buffers[name] = part.clone()
+        try:
+            yield
+        finally:
+            for module, name, part in held:
+                module._buffers[name] = part
+
+
+@contextmanager
 def random_state(state: Tensor | None) -> Iterator[None]:
     """Replay the CPU's random numbers from this state (the same dropout masks), and put the present state back afterwards."""
     if state is None:

@@ -10,7 +10,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import ShapeError
 from limbeck.engine.engine import Engine
 from limbeck.influence.curvature.solver import Solver
-from limbeck.influence.prepared import dtype_of, each_batch, prepare
+from limbeck.influence.prepared import Prepared, dtype_of, each_batch, prepare
 from limbeck.influence.task import Task
 
 
@@ -70,11 +70,21 @@ def score(
     Reference: Koh, Liang, 2017, arXiv:1703.04730, eq. 2; KD-AIF, arXiv:2501.02705. Differs from the papers: H is the damped
     Fisher or Gauss-Newton matrix unless the solver says otherwise.
     """
-    ready = prepare(model, task, train, queries, solver, curvature=curvature, seed=seed)
+    return scores_of(prepare(model, task, train, queries, solver, curvature=curvature, seed=seed), engine, on_batch)
+
+
+def scores_of(ready: Prepared, engine: Engine | None = None, on_batch: Callable[[int], None] | None = None) -> Scores:
+    """`score` on a model that is made ready.
+
+    Args:
+        ready: What `prepare` gave, with queries.
+        engine: As in `score`.
+        on_batch: As in `score`.
+    """
     q, query_loss = ready.direction()
     with ready.evaluating():
         index, phi = each_batch(
-            ready.train, lambda batch: -ready.products(batch, q), dtype=dtype_of(model), engine=engine, on_batch=on_batch
+            ready.train, lambda batch: -ready.products(batch, q), dtype=dtype_of(ready.model), engine=engine, on_batch=on_batch
         )
     return Scores(index, phi, query_loss, repr(ready.solver), ready.way.way)
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
-from limbeck.core.errors import ShapeError, UnsupportedModelError
+from limbeck.core.errors import LimbeckError, ShapeError, UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.solver import Solver
 from limbeck.influence.gradients import Loss, logit_tangents, missing_derivative
@@ -62,9 +63,7 @@ def score_tokens(
     Reference: Grosse et al., 2023, arXiv:2308.03296, for influence by token. Differs from the paper: the share of a predicted
     token, taken from forward derivatives of the logits.
     """
-    ready = prepare(model, task, train, queries, solver, seed=seed)
-    if task.coupled:
-        raise UnsupportedModelError("score_tokens: the training loss couples the samples of a batch; use terms that do not.")
+    ready = prepare(model, task, train, queries, solver, seed=seed, also=partial(_obstacles, model, task))
     q, query_loss = ready.direction()
     index, rows = [], []
     with ready.evaluating():
@@ -76,6 +75,16 @@ def score_tokens(
     length = max(part.shape[1] for part in rows)
     phi = torch.cat([F.pad(part, (0, length - part.shape[1])) for part in rows])
     return TokenScores(torch.cat(index), phi, query_loss, repr(ready.solver))
+
+
+def _obstacles(model: nn.Module, task: Task, few: Batch) -> list[str]:
+    """Why no share of a token can be told, all reasons."""
+    said = ["the training loss couples the samples of a batch; use terms that do not"] if task.coupled else []
+    try:
+        _shares(model, task.training_loss, few, trainable(model))
+    except LimbeckError as error:
+        said.append(str(error).rstrip("."))
+    return said
 
 
 def _shares(model: nn.Module, loss: Loss, batch: Batch, q: Vector) -> Tensor:

@@ -121,7 +121,8 @@ def capture(problem: Problem) -> Iterator[tuple[dict[str, Block], Captured]]:
     for batch in problem.batches:
         for piece in batch.split(-(-len(batch) // ROWS)):  # the unfolded inputs of all layers are held at once
             with statistics_untouched(problem.model), torch.enable_grad():
-                yield candidates, _capture(problem, candidates, piece)
+                found = _capture(problem, candidates, piece)
+            yield candidates, found  # outside: what its reader raises must not leave the switches as they are inside
 
 
 def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch) -> Captured:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
-from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of
+from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of, missing
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, combine, dot, scaled, zeros_like
 
@@ -52,6 +52,11 @@ class ConjugateGradient(Solver):
         self.curvature: Curvature = curvature
         self.tolerance = positive(tolerance, "ConjugateGradient: tolerance")
         self.preconditioner = preconditioner
+
+    def obstacles(self, problem: Problem) -> list[str]:
+        """A derivative that the products lack, and what the preconditioner has against the model."""
+        inner = [] if self.preconditioner is None else self.preconditioner.obstacles(problem)
+        return [*missing(problem, self.curvature), *inner]
 
     def due(self, step: int) -> bool:
         """Whether the preconditioner wants new samples."""

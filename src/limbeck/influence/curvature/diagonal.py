@@ -1,6 +1,7 @@
 """The diagonal of the Fisher matrix."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Literal, final
 
 import torch
@@ -9,7 +10,7 @@ from torch.func import grad, vmap
 
 from limbeck.core.batch import Batch
 from limbeck.core.checks import positive, whole
-from limbeck.core.errors import UnsupportedModelError, UsageError
+from limbeck.core.errors import LimbeckError, UnsupportedModelError, UsageError
 from limbeck.functional.divergences import cross_entropy, token_mean
 from limbeck.influence.curvature.capture import draw_labels, drawn_loss
 from limbeck.influence.curvature.solver import Problem, Solver
@@ -50,6 +51,14 @@ class Diagonal(Solver):
     def due(self, step: int) -> bool:
         """Whether the squares are missing or older than `refresh` steps."""
         return self._squares is None or step - self._updated >= self.refresh
+
+    def obstacles(self, problem: Problem) -> list[str]:
+        """Labels are missing, or the model cannot be vectorised over samples."""
+        try:
+            deepcopy(self).update(problem)
+        except LimbeckError as error:
+            return [str(error).rstrip(".")]
+        return []
 
     def update(self, problem: Problem, step: int | None = None) -> None:
         """Mean squared per-sample gradients over the problem's samples."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.core.checks import not_negative, whole
 from limbeck.core.errors import UnsupportedModelError, UsageError
-from limbeck.influence.curvature.products import Curvature, dense
+from limbeck.influence.curvature.products import Curvature, dense, missing
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
 
@@ -49,6 +49,15 @@ class Exact(Solver):
         """Whether the matrix is missing or older than `refresh` steps."""
         return self._matrix is None or step - self._updated >= self.refresh
 
+    def obstacles(self, problem: Problem) -> list[str]:
+        """The model is too large, or lacks a derivative."""
+        return [*self._too_large(problem), *missing(problem, self.curvature)]
+
+    def _too_large(self, problem: Problem) -> list[str]:
+        count = sum(part.numel() for part in trainable(problem.model).values())
+        said = f"Exact: the model has {count} trainable parameters, more than {self.LIMIT}; use EKFAC() or ConjugateGradient()"
+        return [said] if count > self.LIMIT else []
+
     def update(self, problem: Problem, step: int | None = None) -> None:
         """Build the damped dense matrix.
 
@@ -56,10 +65,8 @@ class Exact(Solver):
             UnsupportedModelError: The model is too large.
         """
         count = sum(part.numel() for part in trainable(problem.model).values())
-        if count > self.LIMIT:
-            raise UnsupportedModelError(
-                f"Exact: the model has {count} trainable parameters, more than {self.LIMIT}; use EKFAC() or ConjugateGradient()."
-            )
+        for said in self._too_large(problem):
+            raise UnsupportedModelError(f"{said}.")
         matrix = dense(problem, self.curvature)
         level = matrix.diagonal().mean().clamp(min=0) if self.relative else 1.0
         if self.curvature == "hessian" and bool((torch.linalg.eigvalsh(matrix) < -1e-6 * matrix.abs().max()).any()):

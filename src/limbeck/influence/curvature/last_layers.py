@@ -31,6 +31,11 @@ class LastLayers(Solver):
         self.solver = solver
         self.count = whole(count, "LastLayers: count")
 
+    def obstacles(self, problem: Problem) -> list[str]:
+        """The inner solver's."""
+        with self._alone(problem.model):
+            return self.solver.obstacles(problem)
+
     def due(self, step: int) -> bool:
         """The inner solver's."""
         return self.solver.due(step)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
-from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of
+from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of, missing
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, combine, dot, scaled, zeros_like
 
@@ -55,6 +55,10 @@ class LBFGS(Solver):
             raise UsageError(f"LBFGS: curvature must be 'gauss_newton' or 'hessian', got {curvature!r}.")
         self.curvature: Curvature = curvature
         self.tolerance = positive(tolerance, "LBFGS: tolerance")
+
+    def obstacles(self, problem: Problem) -> list[str]:
+        """A derivative that the products lack."""
+        return missing(problem, self.curvature)
 
     def solve(self, v: Vector, problem: Problem) -> Vector:
         """q; warns where it stopped at negative curvature."""

@@ -5,7 +5,7 @@ from typing import final
 
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import RunError, UsageError
-from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of, largest_eigenvalue
+from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of, largest_eigenvalue, missing
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, combine, dot, zeros_like
 
@@ -56,6 +56,10 @@ class LiSSA(Solver):
         self.scale = None if scale is None else positive(scale, "LiSSA: scale")
         self.batch = None if batch is None else whole(batch, "LiSSA: batch")
         self.repeats = whole(repeats, "LiSSA: repeats")
+
+    def obstacles(self, problem: Problem) -> list[str]:
+        """A derivative that the products lack."""
+        return missing(problem, self.curvature)
 
     def solve(self, v: Vector, problem: Problem) -> Vector:
         """q; warns where the series had not come to rest.

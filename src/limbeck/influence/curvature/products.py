@@ -46,6 +46,15 @@ def curvature_product(problem: Problem, u: Vector, kind: Curvature) -> Vector:
     return {name: t / problem.count for name, t in total.items()}
 
 
+def missing(problem: Problem, kind: Curvature) -> list[str]:
+    """Which derivative the products lack, tried on the problem's samples; empty where they lack none."""
+    try:
+        curvature_product(problem, _own(problem), kind)
+    except UnsupportedModelError as error:
+        return [str(error).rstrip(".")]
+    return []
+
+
 def damping_of(problem: Problem, v: Vector, kind: Curvature, damping: float, *, relative: bool) -> float:
     """lambda: as given, or relative to v'Hv / v'v, the curvature along v (none where that is negative)."""
     if not relative:

@@ -70,6 +70,10 @@ class Solver(ABC):
             step: The training step, for solvers that refresh parts of it at their own pace; None renews all.
         """
 
+    def obstacles(self, problem: Problem) -> list[str]:
+        """Why the inverse cannot be had of this model, all reasons; asked before any work, with a few samples only."""
+        return []
+
     def due(self, step: int) -> bool:
         """Whether `update` would do anything at this step, so that nobody gathers samples in vain."""
         return False
