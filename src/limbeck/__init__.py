@@ -37,6 +37,20 @@ _PLACES: Mapping[str, str] = {
     "TotalVariation": "limbeck.losses.logits.totalvariation:TotalVariation",
     "TopKTail": "limbeck.losses.logits.topktail:TopKTail",
     "AlphaDivergence": "limbeck.losses.logits.alphadivergence:AlphaDivergence",
+    "Chunked": "limbeck.losses.logits.chunked:Chunked",
+    "TAID": "limbeck.losses.logits.taid:TAID",
+    "ULD": "limbeck.losses.logits.uld:ULD",
+    "GOLD": "limbeck.losses.logits.gold:GOLD",
+    "TokenSelect": "limbeck.losses.logits.tokenselect:TokenSelect",
+    "Ranked": "limbeck.losses.logits.ranked:Ranked",
+    "GatedJSD": "limbeck.losses.logits.gatedjsd:GatedJSD",
+    "Entropy": "limbeck.losses.logits.entropy:Entropy",
+    "OPSD": "limbeck.losses.logits.opsd:OPSD",
+    "SampledKL": "limbeck.losses.logits.sampledkl:SampledKL",
+    "FIRST": "limbeck.losses.logits.first:FIRST",
+    "Swing": "limbeck.losses.logits.swing:Swing",
+    "Public": "limbeck.losses.logits.public:Public",
+    "DBiLD": "limbeck.losses.logits.dbild:DBiLD",
     "VirtualTeacher": "limbeck.losses.logits.virtualteacher:VirtualTeacher",
     "OnHead": "limbeck.losses.heads.onhead:OnHead",
     "Serial": "limbeck.losses.heads.serial:Serial",
@@ -89,6 +103,7 @@ _PLACES: Mapping[str, str] = {
     "Architecture": "limbeck.models.spec:Architecture",
     "DataSpec": "limbeck.models.spec:DataSpec",
     "MLP": "limbeck.models.mlp:MLP",
+    "DeepEnsemble": "limbeck.models.deepensemble:DeepEnsemble",
     "Transformer": "limbeck.models.transformer:Transformer",
     "GPT": "limbeck.models.gpt:GPT",
     "ResNet8": "limbeck.models.resnet:ResNet8",
@@ -301,23 +316,38 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.logits.bdkd import BDKD as BDKD
     from limbeck.losses.logits.binarykl import BinaryKL as BinaryKL
     from limbeck.losses.logits.binaryklnorm import BinaryKLNorm as BinaryKLNorm
+    from limbeck.losses.logits.chunked import Chunked as Chunked
     from limbeck.losses.logits.ctkd import CTKD as CTKD
+    from limbeck.losses.logits.dbild import DBiLD as DBiLD
     from limbeck.losses.logits.dist import DIST as DIST
     from limbeck.losses.logits.dkd import DKD as DKD
+    from limbeck.losses.logits.entropy import Entropy as Entropy
+    from limbeck.losses.logits.first import FIRST as FIRST
+    from limbeck.losses.logits.gatedjsd import GatedJSD as GatedJSD
+    from limbeck.losses.logits.gold import GOLD as GOLD
     from limbeck.losses.logits.jsd import JSD as JSD
     from limbeck.losses.logits.kd import KD as KD
     from limbeck.losses.logits.mlkd import MLKD as MLKD
     from limbeck.losses.logits.ofa import OFA as OFA
+    from limbeck.losses.logits.opsd import OPSD as OPSD
     from limbeck.losses.logits.pld import PLD as PLD
+    from limbeck.losses.logits.public import Public as Public
+    from limbeck.losses.logits.ranked import Ranked as Ranked
     from limbeck.losses.logits.reversekl import ReverseKL as ReverseKL
+    from limbeck.losses.logits.sampledkl import SampledKL as SampledKL
     from limbeck.losses.logits.skewkl import SkewKL as SkewKL
     from limbeck.losses.logits.skewreversekl import SkewReverseKL as SkewReverseKL
     from limbeck.losses.logits.standardised import Standardised as Standardised
+    from limbeck.losses.logits.swing import Swing as Swing
+    from limbeck.losses.logits.taid import TAID as TAID
     from limbeck.losses.logits.tgeokd import TGeoKD as TGeoKD
+    from limbeck.losses.logits.tokenselect import TokenSelect as TokenSelect
     from limbeck.losses.logits.topktail import TopKTail as TopKTail
     from limbeck.losses.logits.totalvariation import TotalVariation as TotalVariation
+    from limbeck.losses.logits.uld import ULD as ULD
     from limbeck.losses.logits.virtualteacher import VirtualTeacher as VirtualTeacher
     from limbeck.losses.logits.wsld import WSLD as WSLD
+    from limbeck.models.deepensemble import DeepEnsemble as DeepEnsemble
     from limbeck.models.from_timm import Timm as Timm
     from limbeck.models.from_torchvision import Torchvision as Torchvision
     from limbeck.models.gpt import GPT as GPT

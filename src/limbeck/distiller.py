@@ -12,6 +12,7 @@ from limbeck.align.taps import Tapped, classifier_of
 from limbeck.balancing.balancer import Balancer
 from limbeck.balancing.static import Static
 from limbeck.core.batch import Batch
+from limbeck.core.checks import one_of
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.core.outputs import Outputs, Views
@@ -19,12 +20,12 @@ from limbeck.core.term import Scene, Term
 from limbeck.data.loader import Loader, whole
 from limbeck.influence.restoring import modes_restored, statistics_untouched
 from limbeck.influence.task import Distillation
-from limbeck.teachers.teacher import Teacher
+from limbeck.teachers.teacher import Offer, Teacher
 from limbeck.weighting.uniform import Uniform
 from limbeck.weighting.weighting import Weighting
 
 ROWS = 256
-"""Samples that the teacher answers for together where the whole training set is gone over."""
+"""Samples that a net answers for together where many are gone over."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,10 @@ class Distiller(nn.Module):
         objective: A term or a sum of terms with coefficients.
         weighting: One weight per sample; all 1 where none is named.
         balancer: Factors on the coefficients; all 1 where none is named.
+        per: What counts alike in a batch of language: every `sample`, with the mean over its tokens, or every `token` that counts.
 
     Raises:
-        UsageError: A term needs a teacher and there is none.
+        UsageError: A term needs a teacher and there is none, or needs more of it than it offers.
     """
 
     def __init__(
@@ -65,14 +67,18 @@ class Distiller(nn.Module):
         *,
         weighting: Weighting | None = None,
         balancer: Balancer | None = None,
+        per: str = "sample",
     ) -> None:
         super().__init__()
+        self.per = one_of(per, ("sample", "token"), "Distiller: per")
         self.objective = as_objective(objective)
         needing = [type(term).__name__ for _, term in self.objective.parts if "teacher" in term.needs]
         if teacher is None and needing:
             raise UsageError(
                 f"Distiller: {', '.join(needing)} compare with a teacher, but none was given; pass teacher=Single(model)."
             )
+        if teacher is not None:
+            _check_offers(teacher, self.objective)
         self.student = Tapped(student, self.objective.student_taps)
         self.teacher = teacher
         if teacher is not None and self.objective.teacher_taps:
@@ -103,7 +109,7 @@ class Distiller(nn.Module):
                 yield batch, Outputs(torch.empty(len(batch), 0)) if answer is None else answer
 
         classifier = None if self.teacher is None else self.teacher.classifier()
-        self.objective.build(Scene(views, len(loader.source.classes), loader.rows, loader.labels, taught, classifier))
+        self.objective.build(Scene(views, loader.source.outputs, loader.rows, loader.labels, taught, classifier))
         self.objective.to(device)
         return self
 
@@ -115,6 +121,16 @@ class Distiller(nn.Module):
     def deployed(self) -> Tapped:
         """The net to be used after training: the student without what only training needed, and with what inference needs."""
         return Tapped(self.objective.deploy(self.student.model)) if self.objective.deploys else self.student
+
+    def tune(self, validation: Batch) -> None:
+        """Have the terms choose on validation samples what only the net in use needs; nothing else changes."""
+        if not self.objective.tunes:
+            return
+        with modes_restored(self.student, training=False), torch.no_grad():
+            parts: list[Outputs] = [
+                self.student(validation.take(rows)) for rows in torch.split(torch.arange(len(validation)), ROWS)
+            ]
+        self.objective.tune(Views(Outputs.concat(parts), None, validation))
 
     def teach(self, batch: Batch) -> Outputs | None:
         """What the teacher says of the batch, detached; None where no term asks."""
@@ -148,6 +164,20 @@ class Distiller(nn.Module):
         factors = self.balancer.factors(losses, self._gramian(per_term, views, average, reference)).detach()
         self.objective.factors = factors.to(self.objective.coefs)
         return Loss((factors.to(values.dtype) * per_term).sum(), values, weights)
+
+    def amounts(self, batch: Batch, gather: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor | None:
+        """How much each sample counts by its length, [B], 1 in the mean over the samples of all processes; None: all alike.
+
+        With per="token" this is n_i / mean(n), n_i its counted tokens: mean_i n_i / mean(n) l_i = (sum over tokens) / (sum n).
+
+        Args:
+            batch: The whole batch of this process, however it will be cut.
+            gather: Puts a tensor of all processes together.
+        """
+        if self.per == "sample" or batch.mask is None:
+            return None
+        counts = batch.mask.sum(1).float()
+        return counts / gather(counts).mean().clamp(min=1 / len(counts))
 
     @contextmanager
     def unbalanced(self) -> Iterator[None]:
@@ -191,7 +221,8 @@ class Distiller(nn.Module):
         """The unweighted loss of a batch, for looking at; training goes through `fit`, which also asks for the weights."""
         views = Views(self.student(batch), self.teach(batch), batch)
         with self.unbalanced():
-            return self.loss(views, torch.ones(len(batch), device=views.student.logits.device))
+            amounts = self.amounts(batch)
+            return self.loss(views, torch.ones(len(batch), device=views.student.logits.device) if amounts is None else amounts)
 
     def check(self, batch: Batch, labels: Tensor | None = None) -> None:
         """Run one batch through both sides and all terms before any work is lost; leaves everything as it was.
@@ -206,10 +237,17 @@ class Distiller(nn.Module):
         with modes_restored(self.student, training=False), torch.no_grad():
             own, teacher = self.student(batch), self.teach(batch)
         classes = own.logits.shape[-1]
-        if teacher is not None and teacher.logits.shape[-1] != classes:
+        if self.per == "token" and own.logits.dim() != 3:
+            raise UsageError("Distiller: per='token' is for answers at every token, but here a sample has one; use per='sample'.")
+        if teacher is not None and not self.objective.crosses and teacher.classes not in (None, classes):
             raise ShapeError(
-                f"Distiller: the student answers for {classes} classes and the teacher for {teacher.logits.shape[-1]}; "
+                f"Distiller: the student answers for {classes} classes and the teacher for {teacher.classes}; "
                 "they must be the same classes."
+            )
+        if teacher is not None and teacher.sparse is not None and int(teacher.sparse.ids.max()) >= classes:
+            raise ShapeError(
+                f"Distiller: the student answers for {classes} classes, but the teacher speaks of class "
+                f"{int(teacher.sparse.ids.max())}; they must be the same classes."
             )
         seen = batch.targets if labels is None else labels
         if seen is not None and seen.dim() == 1 and len(seen) and not 0 <= int(seen.min()) <= int(seen.max()) < classes:
@@ -218,3 +256,34 @@ class Distiller(nn.Module):
         with torch.no_grad(), statistics_untouched(self.objective):
             self.objective(Views(own, teacher, batch))
         self.deployed()  # a net that cannot be kept as its terms want is told of before it is trained
+
+
+def _check_offers(teacher: Teacher, objective: Objective) -> None:
+    """See that the teacher can answer with all that the terms read.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    offered = teacher.offers | ({"topk"} if "logits" in teacher.offers else set())
+    for _, term in objective.parts:
+        wanted = _wanted(term)
+        if wanted is None or wanted in offered:
+            continue
+        ways = {
+            "features": "take terms on logits, or a live teacher such as Single(model)",
+            "logits": f"write TopKTail({term!r})" if term.lumps else "write TopKTail(KD(T=1)), or take a teacher with all logits",
+            "topk": "take a teacher that offers logits or topk",
+        }
+        raise UsageError(
+            f"Distiller: {term!r} reads the teacher's {wanted}, but {type(teacher).__name__} offers "
+            f"{', '.join(sorted(teacher.offers))} only; {ways[wanted]}."
+        )
+
+
+def _wanted(term: Term) -> Offer | None:
+    """What a term reads of the teacher."""
+    if "teacher_features" in term.needs:
+        return "features"
+    if "teacher_topk" in term.needs:
+        return "topk"
+    return "logits" if "teacher" in term.needs else None

@@ -99,5 +99,5 @@ def test_what_is_refused() -> None:
         said(ONE, TWO[:, :3])
     teachers = Ensemble([Single(nn.Linear(5, 3)), Single(nn.Linear(5, 3))])
     assert Distiller(nn.Linear(5, 3), teachers, OnHead()).teacher is teachers
-    with pytest.raises(UsageError, match="Ensemble: has no inner activations penultimate"):
+    with pytest.raises(UsageError, match="reads the teacher's features, but Ensemble offers logits only"):
         Distiller(nn.Linear(5, 3), teachers, SimKD())

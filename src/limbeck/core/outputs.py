@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.batch import Batch
+from limbeck.core.topk import TopK
 
 
 @dataclass(frozen=True)
@@ -14,16 +15,24 @@ class Outputs:
     """What a model says of a batch.
 
     Args:
-        logits: [B, C], or [B, L, V] for token tasks.
+        logits: [B, C], or [B, L, V] for token tasks; [B, 0] or [B, L, 0] where only `sparse` is known.
         features: Inner activations by module name, as asked for from the taps room.
+        sparse: The most probable classes and the mass of the others, from teachers that know no more.
     """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    sparse: TopK | None = None
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the answer is about; None where nobody knows."""
+        return self.logits.shape[-1] if self.sparse is None or self.logits.shape[-1] else self.sparse.classes
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
         """The outputs with every part changed."""
-        return Outputs(change(self.logits), {name: change(part) for name, part in self.features.items()})
+        sparse = None if self.sparse is None else self.sparse.map(change)
+        return Outputs(change(self.logits), {name: change(part) for name, part in self.features.items()}, sparse)
 
     def detach(self) -> "Outputs":
         """The same values without a graph behind them."""
@@ -38,7 +47,9 @@ class Outputs:
         """The rows of several outputs, one after the other."""
         names = parts[0].features
         features = {name: torch.cat([part.features[name] for part in parts]) for name in names}
-        return Outputs(torch.cat([part.logits for part in parts]), features)
+        known = [part.sparse for part in parts if part.sparse is not None]
+        sparse = TopK.concat(known) if len(known) == len(parts) else None
+        return Outputs(torch.cat([part.logits for part in parts]), features, sparse)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from limbeck.core.outputs import Outputs, Views
 if TYPE_CHECKING:
     from limbeck.core.objective import Objective
 
-Need = Literal["teacher", "targets", "student_features", "teacher_features"]
+Need = Literal["teacher", "targets", "student_features", "teacher_features", "teacher_topk"]
+"""What a term may need; with `teacher_topk` the most probable classes of the teacher do for its logits."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Term(nn.Module, ABC):
         built: Whether it has been.
         remembers: Whether `remember` is to be called after every step (memory banks, running means).
         deploys: Whether `deploy` gives another net than the student itself (heads that inference needs).
+        tunes: Whether `tune` chooses something of that net on validation samples.
+        rests: Whether, knowing the teacher only, it is 0 and flat where the student answers as the teacher, and nowhere below 0.
+        crosses: Whether student and teacher may answer for different classes (vocabularies of their own).
+        lumps: Whether it compares softmax(logits / T) of both sides, T its attribute, by a sum over the classes to which classes
+            of the same ratio of probabilities can be added up first (an f-divergence): such a term needs no full logits.
     """
 
     needs: frozenset[Need] = frozenset()
@@ -77,6 +83,10 @@ class Term(nn.Module, ABC):
     builds: bool = False
     remembers: bool = False
     deploys: bool = False
+    tunes: bool = False
+    rests: bool = True
+    crosses: bool = False
+    lumps: bool = False
     built: bool = False
 
     def build(self, scene: Scene) -> None:
@@ -91,6 +101,13 @@ class Term(nn.Module, ABC):
     def deploy(self, student: nn.Module) -> nn.Module:
         """The net to be used after training: the student itself, or one with parts of this term folded in or added."""
         return student
+
+    def answer(self, views: Views) -> Tensor:
+        """What the net that `deploy` gives would answer, in evaluation mode: logits, differentiable in what is the student's."""
+        return views.student.logits
+
+    def tune(self, views: Views) -> None:
+        """Choose what only the net in use needs, on validation samples: the student in evaluation mode, and labels."""
 
     @abstractmethod
     def forward(self, views: Views) -> Tensor:

@@ -1,20 +1,18 @@
 """Several teachers as one."""
 
-import math
 from collections.abc import Sequence
-from typing import Literal, cast, final
+from typing import cast, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, one_of
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Outputs
-from limbeck.functional.divergences import full_precision, log_softmax
+from limbeck.functional.divergences import full_precision
+from limbeck.functional.ensembles import Combine, mean_of
 from limbeck.teachers.teacher import Teacher
-
-Combine = Literal["probability", "logit"]
 
 
 @final
@@ -38,6 +36,8 @@ class Ensemble(Teacher):
     >>> Ensemble([Single(nn.Linear(2, 3)), Single(nn.Linear(2, 3))], "logit", weights=[3, 1])
     Ensemble(2 teachers, combine='logit', weights=[0.75, 0.25])
     """
+
+    offers = frozenset({"logits"})
 
     def __init__(
         self, teachers: Sequence[Teacher], combine: str = "probability", *, weights: Sequence[float] | None = None
@@ -81,16 +81,3 @@ class Ensemble(Teacher):
 
     def __repr__(self) -> str:
         return f"Ensemble({self.extra_repr()})"
-
-
-def mean_of(logits: Sequence[Tensor], weights: Sequence[float], combine: Combine) -> Tensor:
-    """The weighted mean of several logits [..., C], as logits.
-
-    Args:
-        logits: At least one.
-        weights: Above 0, of sum 1.
-        combine: `probability` or `logit`.
-    """
-    if combine == "logit":
-        return torch.stack([weight * answer for weight, answer in zip(weights, logits, strict=True)]).sum(0)
-    return torch.stack([log_softmax(a) + math.log(w) for w, a in zip(weights, logits, strict=True)]).logsumexp(0)

@@ -1,15 +1,24 @@
 """Whoever answers for the teacher."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from torch import nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs
 
+Offer = Literal["logits", "topk", "features"]
+
 
 class Teacher(nn.Module, ABC):
-    """Called with a batch, answers with `Outputs`. A module, so that what it trains is saved and synchronised by construction."""
+    """Called with a batch, answers with `Outputs`. A module, so that what it trains is saved and synchronised by construction.
+
+    Attributes:
+        offers: What it can answer with. From logits the most probable classes can be had too; `topk` is for who knows no more.
+    """
+
+    offers: frozenset[Offer] = frozenset({"logits", "features"})
 
     @abstractmethod
     def forward(self, batch: Batch) -> Outputs:

@@ -15,6 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
+from limbeck.align.taps import PENULTIMATE, Tapped
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term
 from limbeck.influence.gradients import forward_rules
@@ -134,8 +135,26 @@ def assert_masked_tokens_do_not_count(term: Term, views: Views) -> None:
     assert_close(value, value_of(term, views))
     (slope,) = gradients(value, [logits])
     assert (slope[~mask] == 0).all()
-    broken = logits.detach().masked_fill(~mask.unsqueeze(2), torch.nan)
-    assert_close(at(term, soiled, [broken]), value_of(term, views))
+    assert views.teacher is not None
+    for nothing in (torch.nan, torch.inf):
+        broken = [part.detach().masked_fill(~mask.unsqueeze(2), nothing) for part in (logits, views.teacher.logits)]
+        both = replace(soiled, teacher=replace(views.teacher, logits=broken[1]))
+        assert_close(at(term, both, broken[:1]), value_of(term, views))
+
+
+def assert_no_counted_token_is_0(term: Term, views: Views) -> None:
+    """Samples without a counted token give 0 with gradients of 0, whether they fill a batch or stand among others."""
+    mask = views.batch.mask
+    if mask is None or views.student.logits.dim() != 3:
+        return
+    for none in (mask & (torch.arange(len(mask)) % 2 == 0).unsqueeze(1), torch.zeros_like(mask)):
+        logits = views.student.logits.clone().requires_grad_()
+        value = at(term, replace(views, batch=replace(views.batch, mask=none)), [logits])
+        (slope,) = gradients(value, [logits])
+        empty = ~none.any(1)
+        assert (value[empty] == 0).all()
+        assert (slope[empty] == 0).all()
+        assert torch.isfinite(slope).all()
 
 
 def assert_finite_at_extreme_numbers(term: Term, views: Views) -> None:
@@ -194,7 +213,9 @@ def assert_zero_at_teacher(term: Term, views: Views) -> None:
 
     Where trained parts stand between the two sides there is no such point.
     """
-    if term.needs - {"teacher", "teacher_features", "student_features"} or views.teacher is None or term.builds:
+    if term.needs - {"teacher", "teacher_topk", "teacher_features", "student_features"} or views.teacher is None or term.builds:
+        return
+    if not term.needs or not term.rests:
         return
     assert (value_of(term, views) >= -1e-12).all()
     leaves = leaves_of(views.teacher)
@@ -244,11 +265,24 @@ def assert_views_untouched(term: Term, views: Views) -> None:
         assert all(torch.equal(a, b) for a, b in zip(parts_of(now), parts_of(before), strict=True))
 
 
+def assert_answers_for_the_net_in_use(term: Term, views: Views) -> None:
+    """What a term answers is what the net that it deploys answers, for students whose feature goes into one linear layer."""
+    if not term.deploys or not set(term.student_taps) <= {PENULTIMATE}:
+        return
+    feature = views.student.features.get(PENULTIMATE, views.student.logits)
+    student = nn.Sequential(nn.Identity(), nn.Linear(feature.shape[-1], views.student.logits.shape[-1])).double()
+    batch, term = replace(views.batch, inputs=feature), copy.deepcopy(term).eval()
+    own = Tapped(student, term.student_taps)(batch)
+    found = term.answer(replace(views, student=own, batch=batch))
+    assert_close(found, Tapped(term.deploy(student).eval())(batch).logits)
+
+
 PROPERTIES: tuple[Property, ...] = (
     assert_per_sample,
     assert_permutation_equivariant,
     assert_sum_of_split_batches,
     assert_masked_tokens_do_not_count,
+    assert_no_counted_token_is_0,
     assert_finite_at_extreme_numbers,
     assert_autocast_changes_nothing,
     assert_gradcheck,
@@ -257,4 +291,5 @@ PROPERTIES: tuple[Property, ...] = (
     assert_parts_are_trained,
     assert_evaluation_changes_nothing,
     assert_views_untouched,
+    assert_answers_for_the_net_in_use,
 )

@@ -37,6 +37,7 @@ class AlphaDivergence(Term):
     """
 
     needs = frozenset({"teacher"})
+    lumps = True
 
     def __init__(self, alpha: float = 0.5, T: float = 1.0) -> None:
         super().__init__()

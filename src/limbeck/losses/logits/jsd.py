@@ -36,6 +36,7 @@ class JSD(Term):
     """
 
     needs = frozenset({"teacher"})
+    lumps = True
 
     def __init__(self, beta: float = 0.5, T: float = 1.0) -> None:
         super().__init__()

@@ -31,6 +31,7 @@ class KD(Term):
     """
 
     needs = frozenset({"teacher"})
+    lumps = True
 
     def __init__(self, T: float = 4.0) -> None:
         super().__init__()

@@ -34,6 +34,7 @@ class ReverseKL(Term):
     """
 
     needs = frozenset({"teacher"})
+    lumps = True
 
     def __init__(self, T: float = 1.0) -> None:
         super().__init__()

@@ -35,6 +35,7 @@ class SkewKL(Term):
     """
 
     needs = frozenset({"teacher"})
+    lumps = True
 
     def __init__(self, alpha: float = 0.1, T: float = 1.0) -> None:
         super().__init__()

@@ -35,6 +35,7 @@ class TotalVariation(Term):
     """
 
     needs = frozenset({"teacher"})
+    lumps = True
 
     def __init__(self, T: float = 1.0) -> None:
         super().__init__()
