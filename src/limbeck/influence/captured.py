@@ -4,6 +4,7 @@ For a layer y = L(x; theta) that is linear in its parameters, sample i's share o
 gradient of its loss at the layer's output; and the gradient of sum_i w_i l_i is what the layer makes of (x_i, w_i d_i). So the
 backward pass goes down to the layers' outputs only, and the weighted gradient costs no second one. Exact where the samples of a
 batch do not meet inside the model; `ways.choose` finds out, by comparing with the forward-mode pass, which is always exact.
+One file, though over 300 lines: what is captured of a layer, and the three things that are made of it, must change together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,11 @@ Leaf = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Embedding | nn.LayerNorm | nn.Grou
 PIECE = 2**20
 """Numbers captured of samples that go through a model together in a scoring pass."""
 
+POSITIONS, GROWTH = 32, 2
+"""A linear layer's gradients are formed sample by sample, in one product for scores and step, from this many positions of a
+sample on (with fewer, to read and write them costs more than a second product), and where they hold at most so many times the
+numbers of the layer's inputs and outputs."""
+
 
 @dataclass
 class Call:
@@ -35,12 +41,14 @@ class Call:
         inputs: What went in, detached.
         output: What came out, with its graph.
         gradient: The gradient of the losses' mean at the output, [B, ...]; filled in by `Capture.backward`.
+        each: Every sample's gradient of its share of the mean in weight and bias, [B, ...], where `Capture.products` formed it.
     """
 
     layer: Leaf
     inputs: Tensor
     output: Tensor
     gradient: Tensor | None = None
+    each: tuple[Tensor | None, Tensor | None] | None = None
 
 
 def obstacles(model: nn.Module) -> list[str]:
@@ -133,7 +141,11 @@ class Capture:
         """
         total: Tensor | None = None
         for call in self.calls:
-            part = None if call.gradient is None else _along(call, call.gradient, *self._own(call.layer, q), count)
+            if call.gradient is None:
+                continue
+            own = self._own(call.layer, q)
+            call.each = _each(call, call.gradient, own, count)
+            part = _along(call, call.gradient, *own, count) if call.each is None else _dot(call.each, own, count)
             if part is not None:
                 total = part if total is None else total + part
         assert total is not None
@@ -150,8 +162,12 @@ class Capture:
         for call in self.calls:
             if call.gradient is None:
                 continue
-            scaled = call.gradient * weights.to(call.gradient.dtype).view(-1, *[1] * (call.gradient.dim() - 1))
-            parts = _backward(call.layer, call.inputs, scaled)
+            if call.each is None:
+                scaled = call.gradient * weights.to(call.gradient.dtype).view(-1, *[1] * (call.gradient.dim() - 1))
+                parts = _backward(call.layer, call.inputs, scaled)
+            else:
+                weight, bias = call.each
+                parts = (_weighted(weights, weight), _weighted(weights, bias))
             for part, own in zip((call.layer.weight, getattr(call.layer, "bias", None)), parts, strict=True):
                 name = self.names.get(id(part))
                 if name is not None and own is not None:
@@ -163,6 +179,43 @@ class Capture:
         names = (self.names.get(id(layer.weight)), self.names.get(id(getattr(layer, "bias", None))))
         weight, bias = (None if name is None else q.get(name) for name in names)
         return weight, bias
+
+
+def _each(
+    call: Call, d: Tensor, q: tuple[Tensor | None, Tensor | None], count: int
+) -> tuple[Tensor | None, Tensor | None] | None:
+    """Every sample's gradient in weight and bias, [B, ...]; None where to form it is not the cheapest.
+
+    Weighted and summed it is the step's gradient too, so that nothing else of the call is needed.
+    """
+    layer, x, (w, b) = call.layer, call.inputs, q
+    if isinstance(layer, nn.Linear) and w is not None:
+        rows, slopes = x.reshape(count, -1, x.shape[-1]), d.reshape(count, -1, d.shape[-1])
+        if rows.shape[1] < POSITIONS or w.numel() > GROWTH * rows.shape[1] * (w.shape[0] + w.shape[1]):
+            return None
+        return torch.bmm(slopes.transpose(1, 2), rows), None if b is None else slopes.sum(1)
+    if isinstance(layer, nn.LayerNorm | nn.GroupNorm | _BatchNorm) and w is not None:
+        return _per_sample(layer, d * normalised(layer, x), count), None if b is None else _per_sample(layer, d, count)
+    return None
+
+
+def _per_sample(layer: nn.LayerNorm | nn.GroupNorm | _BatchNorm, values: Tensor, count: int) -> Tensor:
+    """The sum over a sample's positions, [B, *the shape of the layer's parameters]."""
+    if isinstance(layer, nn.LayerNorm):
+        return values.reshape(count, -1, *layer.normalized_shape).sum(1)
+    return values.reshape(count, -1, values.shape[1], values.shape[2:].numel()).sum((1, 3))
+
+
+def _dot(each: tuple[Tensor | None, Tensor | None], q: tuple[Tensor | None, Tensor | None], count: int) -> Tensor | None:
+    """The inner product of every sample's gradient with the direction, [B]."""
+    pairs = [(g, v) for g, v in zip(each, q, strict=True) if g is not None and v is not None]
+    parts = [g.reshape(count, -1).to(v.dtype) @ v.reshape(-1) for g, v in pairs]
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+def _weighted(weights: Tensor, each: Tensor | None) -> Tensor | None:
+    """sum_i w_i g_i of gradients [B, ...]."""
+    return None if each is None else (weights.to(each.dtype) @ each.reshape(len(each), -1)).reshape(each.shape[1:])
 
 
 def _along(call: Call, d: Tensor, w: Tensor | None, b: Tensor | None, count: int) -> Tensor | None:
