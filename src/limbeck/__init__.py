@@ -106,6 +106,8 @@ _PLACES: Mapping[str, str] = {
     "DeepEnsemble": "limbeck.models.deepensemble:DeepEnsemble",
     "Transformer": "limbeck.models.transformer:Transformer",
     "GPT": "limbeck.models.gpt:GPT",
+    "HFModel": "limbeck.models.from_transformers:HFModel",
+    "LoRA": "limbeck.models.from_transformers:LoRA",
     "ResNet8": "limbeck.models.resnet:ResNet8",
     "ResNet8x4": "limbeck.models.resnet:ResNet8x4",
     "ResNet20": "limbeck.models.resnet:ResNet20",
@@ -350,6 +352,8 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.models.deepensemble import DeepEnsemble as DeepEnsemble
     from limbeck.models.from_timm import Timm as Timm
     from limbeck.models.from_torchvision import Torchvision as Torchvision
+    from limbeck.models.from_transformers import HFModel as HFModel
+    from limbeck.models.from_transformers import LoRA as LoRA
     from limbeck.models.gpt import GPT as GPT
     from limbeck.models.mlp import MLP as MLP
     from limbeck.models.mobilenet import MobileNetV2 as MobileNetV2

@@ -31,6 +31,7 @@ Kind = Literal[
     "texts",
     "transforms",
     "models",
+    "adapters",
     "optimizers",
     "schedules",
 ]
@@ -48,6 +49,7 @@ WORDS: Mapping[Kind, str] = {
     "texts": "text column",
     "transforms": "transform",
     "models": "model",
+    "adapters": "adapter",
     "optimizers": "optimizer",
     "schedules": "schedule",
 }
@@ -1124,6 +1126,22 @@ ROWS: tuple[Row, ...] = (
     Row("MLP", "models", "limbeck.models.mlp:MLP", "Fully connected net", "", "vectors or images"),
     Row("Transformer", "models", "limbeck.models.transformer:Transformer", "Small encoder with a classifier", "", "tokens"),
     Row("GPT", "models", "limbeck.models.gpt:GPT", "Small causal transformer", "", "language"),
+    Row(
+        "HFModel",
+        "models",
+        "limbeck.models.from_transformers:HFModel",
+        "A classifier or causal model of transformers, pretrained or fresh",
+        "",
+        "tokens or language; limbeck[text]",
+    ),
+    Row(
+        "LoRA",
+        "adapters",
+        "limbeck.models.from_transformers:LoRA",
+        "Low-rank adapters: only they are trained",
+        "Hu et al., 2022, arXiv:2106.09685",
+        "HFModel",
+    ),
     Row(
         "ResNet8x4",
         "models",

@@ -53,7 +53,7 @@ class Distiller(nn.Module):
         objective: A term or a sum of terms with coefficients.
         weighting: One weight per sample; all 1 where none is named.
         balancer: Factors on the coefficients; all 1 where none is named.
-        per: What counts alike in a batch of language: every `sample`, with the mean over its tokens, or every `token` that counts.
+        per: What counts alike in a batch of language: every `sample`, with the mean over its tokens, or every counted `token`.
 
     Raises:
         UsageError: A term needs a teacher and there is none, or needs more of it than it offers.
@@ -176,7 +176,7 @@ class Distiller(nn.Module):
         """
         if self.per == "sample" or batch.mask is None:
             return None
-        counts = batch.mask.sum(1).float()
+        counts = batch.mask.sum(1).double()
         return counts / gather(counts).mean().clamp(min=1 / len(counts))
 
     @contextmanager
@@ -233,6 +233,7 @@ class Distiller(nn.Module):
 
         Raises:
             ShapeError: Student and teacher do not answer for the same classes, or labels lie outside them.
+            UsageError: per="token", and there are no tokens to count.
         """
         with modes_restored(self.student, training=False), torch.no_grad():
             own, teacher = self.student(batch), self.teach(batch)
@@ -240,6 +241,12 @@ class Distiller(nn.Module):
         if self.per == "token" and own.logits.dim() != 3:
             raise UsageError("Distiller: per='token' is for answers at every token, but here a sample has one; use per='sample'.")
         if teacher is not None and not self.objective.crosses and teacher.classes not in (None, classes):
+            if own.logits.dim() == 3:
+                raise ShapeError(
+                    f"Distiller: the student's vocabulary has {classes} tokens and the teacher's {teacher.classes}; where the "
+                    "larger one is only filled up, cut it with HFModel(..., crop=True), else take GOLD(shared=...), which compares "
+                    "the tokens that both have, or ULD(), which needs none in common."
+                )
             raise ShapeError(
                 f"Distiller: the student answers for {classes} classes and the teacher for {teacher.classes}; "
                 "they must be the same classes."

@@ -1,6 +1,6 @@
 """The figures of one model on one set of samples, together."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ class Figures:
         ece: Expected calibration error, 15 bins.
         agreement: Fraction of samples on which it chooses the teacher's class, or None without a teacher.
         fidelity_kl: Mean KL(teacher || student), or None without a teacher.
+        perplexity: exp(nll) for language, else None.
+
+    For language all are means over the tokens that count.
     """
 
     accuracy: float
@@ -28,6 +31,11 @@ class Figures:
     ece: float
     agreement: float | None = None
     fidelity_kl: float | None = None
+    perplexity: float | None = None
+
+    def named(self) -> dict[str, float | None]:
+        """All by name; perplexity where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "perplexity" or value is not None}
 
 
 def evaluate(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> Figures:

@@ -22,11 +22,41 @@ RIVALS = {
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One arm against another over paired seeds. All values in the unit of the metric (accuracy: fractions).
+class Metric:
+    """What arms are compared in.
 
     Args:
-        effect: Mean over seeds of ours - theirs.
+        name: As in result.json.
+        unit: What stands behind a number in the sentence.
+        margin: Smallest gain that is worth having, in the unit of the values.
+        sign: 1 where larger is better, -1 where smaller is.
+        scale: What values are multiplied with when they are printed.
+        digits: Behind the point, when they are.
+    """
+
+    name: str
+    unit: str
+    margin: float
+    sign: int
+    scale: float
+    digits: int
+
+    def spoken(self, value: float) -> str:
+        """A difference as it is printed; never `-0.0`."""
+        return f"{round(self.scale * value, self.digits) + 0.0:.{self.digits}f}"
+
+
+ACCURACY = Metric("accuracy", " points of test accuracy", margin=0.005, sign=1, scale=100, digits=1)
+NLL = Metric("nll", " nats of test loss a token", margin=0.01, sign=-1, scale=1, digits=3)
+"""For language; the margin is about 1 % of the perplexity."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against another over paired seeds. All values in the unit of the metric (accuracy: fractions), above 0 for a gain.
+
+    Args:
+        effect: Mean over seeds of ours - theirs, or of theirs - ours where smaller is better.
         low: Lower end of the 95 % interval of the effect, or None where there is none (one seed).
         high: Upper end, or None.
         p: Two-sided p-value of "no difference", or None.
@@ -114,36 +144,45 @@ def overall(comparisons: Mapping[str, Comparison]) -> Answer:
     return "better" if answers == {"better"} else "undecided"
 
 
-def sentence(comparisons: Mapping[str, Comparison], *, title: str = "KD-AIF") -> str:
-    """The verdict on test accuracy in one sentence, from the comparisons with the rivals of `RIVALS` that ran.
+def sentence(comparisons: Mapping[str, Comparison], *, title: str = "KD-AIF", metric: Metric = ACCURACY) -> str:
+    """The verdict in one sentence, from the comparisons with the rivals of `RIVALS` that ran.
 
     Args:
-        comparisons: By the rival's name; the values are accuracies as fractions.
+        comparisons: By the rival's name.
         title: What the judged method is called.
+        metric: What was compared.
     """
     ran = [(words, comparisons[name]) for name, words in RIVALS.items() if name in comparisons]
     if not ran:
         return f"Whether {title} is better is undecided, because it was compared with nothing."
     if all(comparison.seeds == 1 for _, comparison in ran):
-        parts = [_one_seed(words, comparison, first=number == 0) for number, (words, comparison) in enumerate(ran)]
+        parts = [_one_seed(words, comparison, metric, first=number == 0) for number, (words, comparison) in enumerate(ran)]
         return f"Undecided, because one seed cannot tell an effect from chance: {title} is {_listed(parts)}."
-    parts = [_clause(words, comparison, first=number == 0) for number, (words, comparison) in enumerate(ran)]
+    parts = [_clause(words, comparison, metric, first=number == 0) for number, (words, comparison) in enumerate(ran)]
     return f"{title} is {_listed(parts)}."
 
 
 def judge(
-    ours: Sequence[float], rivals: Mapping[str, Sequence[float]], margin: float = 0.005, *, title: str = "KD-AIF"
+    ours: Sequence[float],
+    rivals: Mapping[str, Sequence[float]],
+    margin: float | None = None,
+    *,
+    title: str = "KD-AIF",
+    metric: Metric = ACCURACY,
 ) -> Verdict:
-    """Compare test accuracies with every rival, and conclude.
+    """Compare test figures with every rival's, and conclude.
 
     Args:
-        ours: Test accuracy per seed.
+        ours: The metric on the test split, per seed.
         rivals: The same of every other arm by its name; all are compared, those of `RIVALS` decide.
-        margin: Smallest gain that is worth having, as a fraction.
+        margin: Smallest gain that is worth having; the metric's own where none is named.
         title: What the judged method is called.
+        metric: What is compared.
     """
-    comparisons = {name: compare(ours, theirs, margin) for name, theirs in rivals.items()}
-    return Verdict(overall(comparisons), sentence(comparisons, title=title), comparisons, margin)
+    margin = metric.margin if margin is None else margin
+    own = [metric.sign * value for value in ours]
+    comparisons = {name: compare(own, [metric.sign * value for value in theirs], margin) for name, theirs in rivals.items()}
+    return Verdict(overall(comparisons), sentence(comparisons, title=title, metric=metric), comparisons, margin)
 
 
 def _all_equal(differences: Sequence[float]) -> bool:
@@ -167,39 +206,33 @@ def _answer(low: float, high: float, margin: float) -> Answer:
     return "not better" if high < margin else "undecided"
 
 
-def _clause(words: str, comparison: Comparison, *, first: bool) -> str:
+def _clause(words: str, comparison: Comparison, metric: Metric, *, first: bool) -> str:
     """What is said of one rival; the first clause also names unit, interval and test."""
     effect, low, high = comparison.effect, comparison.low, comparison.high
-    unit = " points of test accuracy" if first else ""
+    unit = metric.unit if first else ""
     if low is None or high is None:
         if comparison.seeds == 1:
             return f"not comparable with {words} on one seed"
         word = {"better": "better than", "not better": "not better than", "undecided": "not clearly better than"}[
             comparison.answer
         ]
-        return f"{word} {words}: {_points(effect)}{unit} on every seed ({comparison.test})"
+        return f"{word} {words}: {metric.spoken(effect)}{unit} on every seed ({comparison.test})"
     worse = high < 0
     if worse:
         effect, low, high = -effect, -high, -low
-    interval = f"{_points(low)} to {_points(high)}"
+    interval = f"{metric.spoken(low)} to {metric.spoken(high)}"
     interval = f"95 % interval {interval}, paired t-test over {comparison.seeds} seeds" if first else interval
     if comparison.answer == "undecided" and comparison.reason:
         interval = comparison.reason
     if worse or comparison.answer == "better":
-        return f"{'worse' if worse else 'better'} than {words} by {_points(effect)}{unit} ({interval})"
+        return f"{'worse' if worse else 'better'} than {words} by {metric.spoken(effect)}{unit} ({interval})"
     word = "not better" if comparison.answer == "not better" else "not clearly better"
-    return f"{word} than {words}: {_points(effect)}{unit} ({interval})"
+    return f"{word} than {words}: {metric.spoken(effect)}{unit} ({interval})"
 
 
-def _one_seed(words: str, comparison: Comparison, *, first: bool) -> str:
-    unit = " points of test accuracy" if first else ""
-    side = "below" if comparison.effect < 0 else "above"
-    return f"{_points(abs(comparison.effect))}{unit} {side} {words}"
-
-
-def _points(value: float) -> str:
-    """Percentage points; never `-0.0`."""
-    return f"{round(100 * value, 1) + 0.0:.1f}"
+def _one_seed(words: str, comparison: Comparison, metric: Metric, *, first: bool) -> str:
+    side = "below" if metric.sign * comparison.effect < 0 else "above"
+    return f"{metric.spoken(abs(comparison.effect))}{metric.unit if first else ''} {side} {words}"
 
 
 def _listed(parts: Sequence[str]) -> str:

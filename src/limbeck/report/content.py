@@ -8,6 +8,7 @@ from typing import Any, final
 from limbeck.report import figures
 from limbeck.report.charts import Figure, Table
 from limbeck.report.gallery import Gallery, gallery
+from limbeck.report.judged import compared, is_language, judged_by
 from limbeck.report.learning import learning
 from limbeck.report.reading import Run
 from limbeck.report.schema import Answer, Arm, Comparison, Model
@@ -92,6 +93,7 @@ class Page:
     recipe: str
     versions: tuple[tuple[str, str], ...]
     truth_known: bool
+    language: bool
 
 
 def page(run: Run) -> Page:
@@ -127,23 +129,20 @@ def page(run: Run) -> Page:
         recipe=run.recipe,
         versions=tuple(_flat(run.environment)),
         truth_known=bool(run.samples is not None and run.samples.truth_known.any()),
+        language=is_language(run),
     )
 
 
 def _key_numbers(run: Run) -> list[KeyNumber]:
-    result = run.result
-    main = interval(result.arms[result.main].per_seed.accuracy)
-    numbers = [
-        KeyNumber(
-            f"test accuracy, {result.title(result.main)}", percent(main.mean if main else None), _spread(percent_range(main))
-        )
-    ]
-    gains = {c.against: c for c in (result.verdict.comparisons if result.verdict else ()) if c.metric == "accuracy"}
+    result, judged = run.result, judged_by(run)
+    numbers = [_main_figure(run)]
+    gains = {c.against: c for c in compared(run, result.verdict.comparisons if result.verdict else ())}
     for arm in ("uniform", FAIR_RIVAL):
         if arm in gains:
             gain = gains[arm]
-            what = f"points against {result.title(arm)}"
-            numbers.append(KeyNumber(what, points(gain.effect), _spread(points_range(gain))))
+            unit = "nats a token" if judged.metric == "nll" else "points"
+            what = f"{unit} against {result.title(arm)}"
+            numbers.append(KeyNumber(what, judged.gain(gain.effect), _spread(judged.ends(gain))))
     numbers += [found for found in (_size(result.models),) if found]
     auc = mean(result.weights.flipped_auc) if result.weights else None
     if auc is not None:
@@ -151,6 +150,20 @@ def _key_numbers(run: Run) -> list[KeyNumber]:
             KeyNumber("area under the curve: the score finds wrong labels", number(auc), "0.5 is chance, 1 is perfect")
         )
     return numbers
+
+
+def _main_figure(run: Run) -> KeyNumber:
+    """What the method reaches on the test split: accuracy, or for language perplexity."""
+    result = run.result
+    found = result.arms[result.main].per_seed
+    if is_language(run):
+        reached = interval(found.perplexity)
+        ends = "" if reached is None or reached.low is None else f"{number(reached.low, 2)} to {number(reached.high, 2)}"
+        return KeyNumber(f"test perplexity, {result.title(result.main)}", number(mean(found.perplexity), 2), _spread(ends))
+    main = interval(found.accuracy)
+    return KeyNumber(
+        f"test accuracy, {result.title(result.main)}", percent(main.mean if main else None), _spread(percent_range(main))
+    )
 
 
 def _spread(text: str) -> str:
@@ -185,6 +198,7 @@ def _cells(run: Run, key: str, arm: Arm) -> tuple[tuple[str, str], ...]:
     return (
         (percent(accuracy.mean if accuracy else None), percent_range(accuracy)),
         (number(mean(arm.per_seed.nll)), ""),
+        *([(number(mean(arm.per_seed.perplexity), 2), "")] if is_language(run) else []),
         (number(mean(arm.per_seed.ece)), ""),
         (percent(mean(arm.per_seed.agreement)) if key != "teacher" else DASH, ""),
         (count(cost.parameters) if cost else DASH, ""),
@@ -202,7 +216,7 @@ def _comparisons(run: Run) -> Table | None:
         fraction = c.metric in {"accuracy", "agreement", "ece"}
         effect = points(c.effect) if fraction else number(c.effect)
         ends = points_range(c) if fraction else (f"{number(c.low)} to {number(c.high)}" if known([c.low, c.high]) else "")
-        metric = f"{c.metric}, points" if fraction else c.metric
+        metric = f"{c.metric}, points" if fraction else f"{c.metric}, nats gained" if c.metric == "nll" else c.metric
         rows.append((run.result.title(c.against), metric, effect, ends or DASH, p_value(c.p), _test(c), c.answer))
     head = ("Against", "Metric", "Mean difference", "95 % interval", "p", "Test", "Answer")
     return Table(f"{run.result.title(run.result.main)} against each rival, paired by seed", head, tuple(rows))
@@ -249,10 +263,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     data, models = run.result.data, run.result.models
     sizes = ", ".join(f"{count(size)} {split}" for split, size in data.counts.items())
     flips, train = mean(data.flipped_in_training), data.counts.get("train")
-    facts = [("Data", data.name), ("Kind", f"{data.kind}, {len(data.classes)} classes"), ("Samples", sizes)]
+    answers = f"{len(data.classes)} classes" if not is_language(run) else f"a vocabulary of {count(data.vocabulary)} tokens"
+    facts = [("Data", data.name), ("Kind", f"{data.kind}, {answers}"), ("Samples", sizes)]
     if flips is not None:
         share = f" ({percent(flips / train, 0)})" if train else ""
-        facts.append(("Wrong labels in training", f"{count(flips)}{share}, mean over seeds"))
+        wrong = "Rows with wrong labels in training" if is_language(run) else "Wrong labels in training"
+        facts.append((wrong, f"{count(flips)}{share}, mean over seeds"))
     if data.query_labels:
         facts.append(("Query set's labels", data.query_labels))
     facts += [(part.capitalize(), model.name) for part, model in models.items()]

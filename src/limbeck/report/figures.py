@@ -6,19 +6,20 @@ import numpy as np
 import plotly.graph_objects as go
 
 from limbeck.report.charts import Figure, Table, area, axis, finish, level, line, note, plain, upright
+from limbeck.report.judged import compared, judged_by
 from limbeck.report.palette import LIGHT
 from limbeck.report.reading import Run, Samples
 from limbeck.report.schema import Comparison
-from limbeck.report.statistics import FoundCurve, differences, found_curve, learning_band, mean, own_loss
-from limbeck.report.wording import number, percent, points, points_range
+from limbeck.report.statistics import FoundCurve, found_curve, learning_band, mean, own_loss
+from limbeck.report.wording import number, percent
 
 ANSWER_SYMBOL = {"better": "circle", "not better": "diamond-open", "undecided": "circle-open"}
 
 
 def effects(run: Run) -> Figure | None:
-    """Paired effects in accuracy against each rival: a tick per seed, mean and 95 % interval, a line at zero."""
-    verdict = run.result.verdict
-    shown = [c for c in (verdict.comparisons if verdict else ()) if c.metric == "accuracy" and c.effect is not None]
+    """Paired effects against each rival: a tick per seed, mean and 95 % interval, a line at zero."""
+    verdict, judged = run.result.verdict, judged_by(run)
+    shown = [c for c in compared(run, verdict.comparisons if verdict else ()) if c.effect is not None]
     if verdict is None or not shown:
         return None
     traces: list[Any] = []
@@ -26,13 +27,13 @@ def effects(run: Run) -> Figure | None:
     for y, comparison in zip(range(len(shown) - 1, -1, -1), shown, strict=True):
         traces += _effect(run, comparison, y)
         name = plain(run.result.title(comparison.against), 40)
-        notes.append(note(f"<b>{points(comparison.effect)}</b>  {name}", y + 0.34))
-    margin = 100 * verdict.margin
+        notes.append(note(f"<b>{judged.gain(comparison.effect)}</b>  {name}", y + 0.34))
+    margin = judged.scale * verdict.margin
     low, high = _reach(traces, margin)
     spec = finish(
         traces,
         height=70 * len(shown) + 60,
-        x=axis("difference in test accuracy, percentage points", tickformat=".3~g", range=[low, high]),
+        x=axis(f"difference in {judged.what}, {judged.unit}", tickformat=".3~g", range=[low, high]),
         y={"visible": False, "range": [-0.55, len(shown) - 0.4], "fixedrange": True},
         shapes=[upright(0, "ink"), *(level(y + 0.58, "line") for y in range(len(shown) - 1))]
         + ([upright(margin, "muted", "dot")] if margin else []),
@@ -40,18 +41,19 @@ def effects(run: Run) -> Figure | None:
         showlegend=False,
         hovermode="closest",
     )
-    rows = tuple((run.result.title(c.against), points(c.effect), points_range(c), c.answer, c.test) for c in shown)
-    told = "; ".join(f"against {row[0]} {row[1]} points ({row[2] or 'no interval'}), {row[3]}" for row in rows)
-    dotted = f"The dotted line marks the margin of {number(margin, 1)} points. " if margin else ""
+    rows = tuple((run.result.title(c.against), judged.gain(c.effect), judged.ends(c), c.answer, c.test) for c in shown)
+    unit = "points" if judged.metric == "accuracy" else "nats"
+    told = "; ".join(f"against {row[0]} {row[1]} {unit} ({row[2] or 'no interval'}), {row[3]}" for row in rows)
+    dotted = f"The dotted line marks the margin of {number(margin, judged.digits)} {unit}. " if margin else ""
     return Figure(
         key="effects",
         title="The difference to each rival",
         caption="The dot is the mean difference over paired seeds, the bar its 95 % interval, each tick below it one seed. Right "
         f"of the solid line at zero is better. {dotted}Full dot: better; open dot: undecided; open diamond: not better.",
-        label=f"Dot-and-interval plot of paired differences in test accuracy: {told}.",
+        label=f"Dot-and-interval plot of paired differences in {judged.what}: {told}.",
         spec=spec,
         table=Table(
-            "Paired differences in test accuracy, percentage points", ("Rival", "Mean", "95 % interval", "Answer", "Test"), rows
+            f"Paired differences in {judged.what}, {judged.unit}", ("Rival", "Mean", "95 % interval", "Answer", "Test"), rows
         ),
     )
 
@@ -65,15 +67,15 @@ def _reach(traces: list[Any], margin: float) -> tuple[float, float]:
 
 def _effect(run: Run, comparison: Comparison, y: float) -> list[object]:
     """One row of the plot: the seeds as ticks, the interval as a bar, the mean as a dot."""
-    arms = run.result.arms
-    rival = arms.get(comparison.against)
-    seeds = differences(arms[run.result.main].per_seed.accuracy, rival.per_seed.accuracy) if rival else []
+    arms, judged = run.result.arms, judged_by(run)
+    rival, scale = arms.get(comparison.against), judged.scale
+    seeds = judged.seeds(arms[run.result.main].per_seed, rival.per_seed) if rival else []
     tick = {"size": 9, "symbol": "line-ns-open", "line": {"width": 1.5, "color": LIGHT["grey"]}, "color": LIGHT["grey"]}
     dot = {"size": 12, "symbol": ANSWER_SYMBOL[comparison.answer], "line": {"width": 2.5, "color": LIGHT["accent"]}}
-    bar = [] if comparison.low is None or comparison.high is None else [100 * comparison.low, 100 * comparison.high]
+    bar = [] if comparison.low is None or comparison.high is None else [scale * comparison.low, scale * comparison.high]
     return [
         go.Scatter(
-            x=[100 * seed for seed in seeds],
+            x=seeds,
             y=[y - 0.2] * len(seeds),
             mode="markers",
             marker=tick,
@@ -81,7 +83,7 @@ def _effect(run: Run, comparison: Comparison, y: float) -> list[object]:
         ),
         go.Scatter(x=bar, y=[y] * len(bar), mode="lines", line={"color": LIGHT["accent"], "width": 3}, hoverinfo="skip"),
         go.Scatter(
-            x=[100 * (comparison.effect or 0.0)],
+            x=[scale * (comparison.effect or 0.0)],
             y=[y],
             mode="markers",
             marker=dot | {"color": LIGHT["accent"]},

@@ -10,6 +10,7 @@ from typing import final
 import numpy as np
 
 from limbeck.core.errors import RunError
+from limbeck.report.judged import is_language, share_of_tokens
 from limbeck.report.reading import Run, Samples
 from limbeck.report.schema import Shown
 from limbeck.report.statistics import rank, scaled_score
@@ -79,7 +80,8 @@ def _first_row(samples: Samples, index: int) -> Iterator[int]:
 
 def _card(run: Run, samples: Samples, shown: Shown, row: int) -> Card:
     names = run.result.data.classes
-    true = _name(names, samples["true_label"][row])
+    spoken = (lambda label: _name(names, label)) if not is_language(run) else _share
+    true = spoken(samples["true_label"][row])
     place, among = rank(samples, row)
     picture, pixelated = _picture(run, shown)
     return Card(
@@ -88,11 +90,11 @@ def _card(run: Run, samples: Samples, shown: Shown, row: int) -> Card:
         shown=shown,
         picture=picture,
         pixelated=pixelated,
-        given=_name(names, samples["label"][row]),
+        given=spoken(samples["label"][row]),
         true=None if true == DASH else true,
         wrong=bool(samples.flipped[row]) if samples.truth_known[row] else None,
-        teacher=_view(names, samples["teacher_label"][row], samples["teacher_prob"][row]),
-        student=_view(names, samples["student_label"][row], samples["student_prob"][row]),
+        teacher=(spoken(samples["teacher_label"][row]), probability_of(float(samples["teacher_prob"][row]))),
+        student=(spoken(samples["student_label"][row]), probability_of(float(samples["student_prob"][row]))),
         score=significant(float(samples["score"][row]), sign=True),
         place=f"{count(place)} of {count(among)}",
         weight=number(float(samples["weight"][row]), 2),
@@ -100,8 +102,8 @@ def _card(run: Run, samples: Samples, shown: Shown, row: int) -> Card:
     )
 
 
-def _view(names: tuple[str, ...], label: float, probability: float) -> tuple[str, str]:
-    return _name(names, label), probability_of(float(probability))
+def _share(value: float) -> str:
+    return share_of_tokens(value) if np.isfinite(value) else DASH
 
 
 def _name(names: tuple[str, ...], label: float) -> str:

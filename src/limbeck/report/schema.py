@@ -34,6 +34,7 @@ class Data(Part):
     name: str
     kind: str
     classes: tuple[str, ...]
+    vocabulary: int | None = None
     counts: dict[str, int]
     flipped_in_training: Numbers = []
     query_labels: str | None = None
@@ -54,6 +55,7 @@ class PerSeed(Part):
     nll: Numbers = []
     ece: Numbers = []
     agreement: Numbers = []
+    perplexity: Numbers = []
     validation_accuracy: Numbers = []
 
 

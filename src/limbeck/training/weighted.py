@@ -18,7 +18,7 @@ from limbeck.influence.captured import Capture
 from limbeck.influence.gradients import at, inner_products, products_at_outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.tangents import Tangents
-from limbeck.influence.task import Forward, label_loss
+from limbeck.influence.task import Forward
 from limbeck.influence.vectors import Vector
 from limbeck.influence.ways import StepWay, choose
 from limbeck.training.training import Record, Training
@@ -120,6 +120,8 @@ def peek_at(training: Training, parts: list[Part], parameters: Vector | None = N
 def weighted_backward(training: Training, batch: Batch, weights: Tensor | None = None) -> tuple[Record, list[Part]]:
     """Forward, weights, backward: afterwards the student's gradient is that of (1/B) sum_i w_i L_i over all processes.
 
+    With per="token" in the distiller it is that of (sum_i w_i n_i L_i) / (sum_i n_i), n_i the tokens of sample i that count.
+
     Args:
         training: The run.
         batch: This process's samples.
@@ -130,13 +132,14 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
     """
     distiller, engine = training.distiller, training.engine
     parts = parts_of(training, batch)
+    amounts = distiller.amounts(batch, engine.gather)
     if weights is None and distiller.weighting.constant:
         weights = torch.ones(len(batch), device=batch.index.device)
     q = distiller.weighting.direction(training.number) if weights is None else None
     way = _way(training, parts, q)
     if way == "captured":
         assert q is not None
-        return captured_backward(training, parts[0], q), parts
+        return captured_backward(training, parts[0], q, amounts), parts
     if weights is None and len(parts) > 1:
         weights = weigh(training, parts, peek_at(training, parts))
     average = None if engine.processes == 1 else lambda part: engine.gather(part.unsqueeze(0)).mean(0)
@@ -151,7 +154,8 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
             if weights is None:
                 weights = _own_weights(training, parts, views, (q, tangents) if tangents is not None and q is not None else None)
             with engine.autocast():
-                loss = distiller.loss(views, weights[start : start + len(part.batch)], average, reference)
+                rows = slice(start, start + len(part.batch))
+                loss = distiller.loss(views, _times(weights, amounts)[rows], average, reference)
             share = len(part.batch) / len(batch)
             engine.backward(loss.total * share if share < 1 else loss.total)
         start += len(part.batch)
@@ -160,7 +164,12 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         seen.append(views)
     average_gradients(engine, distiller.objective.parameters())
     assert weights is not None
-    return _record(training, seen, torch.cat(values, 1), total, weights), parts
+    return _record(training, seen, torch.cat(values, 1), total, weights, amounts), parts
+
+
+def _times(weights: Tensor, amounts: Tensor | None) -> Tensor:
+    """What each sample counts, by its weight and by its length."""
+    return weights if amounts is None else weights * amounts
 
 
 def _way(training: Training, parts: list[Part], q: Vector | None) -> StepWay:
@@ -178,7 +187,7 @@ def _way(training: Training, parts: list[Part], q: Vector | None) -> StepWay:
     return "separate" if way == "captured" and not isinstance(distiller.balancer, Static) else way
 
 
-def captured_backward(training: Training, part: Part, q: Vector) -> Record:
+def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor | None = None) -> Record:
     """One backward pass to the layers' outputs; scores, weights and the weighted gradient are made of what was captured there."""
     distiller, engine, count = training.distiller, training.engine, len(part.batch)
     capture, ones = Capture(distiller.student), torch.ones(count, device=part.batch.index.device)
@@ -191,17 +200,20 @@ def captured_backward(training: Training, part: Part, q: Vector) -> Record:
     values, coefs = loss.values.detach(), distiller.objective.coefs
     losses = (coefs.to(values.dtype).unsqueeze(1) * values).sum(0)
     weights = weigh(training, [part], losses, known=(q, capture.products(q, count)))
-    for name, gradient in capture.gradients(weights).items():
+    counting = _times(weights, amounts)
+    for name, gradient in capture.gradients(counting).items():
         own = capture.parameters[name]
         own.grad = gradient if own.grad is None else own.grad + gradient
     if any(part.requires_grad for part in distiller.objective.parameters()):
         with engine.autocast(), random_state(before):  # terms that draw draw the same again
-            engine.backward(distiller.loss(Views(views.student.detach(), views.teacher, views.batch), weights).total)
-    total = float((losses * weights.to(losses.dtype)).mean())
-    return _record(training, [views], values, total, weights)
+            engine.backward(distiller.loss(Views(views.student.detach(), views.teacher, views.batch), counting).total)
+    total = float((losses * counting.to(losses.dtype)).mean())
+    return _record(training, [views], values, total, weights, amounts)
 
 
-def _record(training: Training, seen: list[Views], values: Tensor, total: float, weights: Tensor) -> Record:
+def _record(
+    training: Training, seen: list[Views], values: Tensor, total: float, weights: Tensor, amounts: Tensor | None
+) -> Record:
     """What the step leaves behind; terms that remember are told of it.
 
     Raises:
@@ -214,7 +226,7 @@ def _record(training: Training, seen: list[Views], values: Tensor, total: float,
         distiller.objective.remember(everyones(seen, training.engine))
     objective, values = distiller.objective, values.float()
     terms = dict(zip(objective.names, values.mean(1).tolist(), strict=True))
-    added = (objective.coefs * objective.factors).to(values) * (values * weights.to(values)).mean(1)
+    added = (objective.coefs * objective.factors).to(values) * (values * _times(weights, amounts).to(values)).mean(1)
     figures = distiller.weighting.figures() | distiller.balancer.figures()
     batch = Batch.concat([views.batch for views in seen])
     weighted = dict(zip(objective.names, added.tolist(), strict=True))
@@ -230,10 +242,10 @@ def next_queries(training: Training, count: int) -> Batch:
 
 
 def reference_loss(training: Training, count: int) -> Tensor:
-    """The mean label loss on the next `count` query samples, with its graph; leaves no trace in the student."""
+    """The mean query loss on the next `count` query samples, with its graph; leaves no trace in the student."""
     student = training.distiller.student
     with statistics_untouched(student), random_state(torch.get_rng_state()), training.engine.autocast():
-        return label_loss(student, next_queries(training, count)).mean()
+        return training.distiller.task().query_loss(student, next_queries(training, count)).mean()
 
 
 def everyones(parts: list[Views], engine: Engine) -> Views:

@@ -1,0 +1,103 @@
+"""What a trained model says of samples, some at a time, so that the logits of all of them are never held at once for language."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.batch import Batch
+from limbeck.core.outputs import Outputs
+from limbeck.data.loader import whole
+from limbeck.data.source import Source
+from limbeck.evaluation.figures import Figures, evaluate
+from limbeck.evaluation.tokens import TokenAnswers
+from limbeck.functional.divergences import log_softmax, token_mean
+from limbeck.influence.restoring import modes_restored
+
+ROWS, NUMBERS = 1024, 2**22
+"""Samples that a model answers for together at the most, and logits that are held at once for language."""
+
+
+def rows_together(length: int, vocabulary: int) -> int:
+    """How many samples of language a model answers for at once."""
+    return max(1, min(ROWS, NUMBERS // (length * vocabulary)))
+
+
+def figures_of(model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Figures:
+    """A model's figures on labelled samples, and its agreement with a teacher on them; for language per counted token."""
+    assert batch.targets is not None
+    guides = [] if teacher is None else [teacher]
+    if batch.targets.dim() == 2:
+        found = []
+        for piece in _pieces(model, batch):
+            logits, *theirs = (_answer(one, piece).cpu() for one in (model, *guides))
+            own = piece.to("cpu")
+            assert own.targets is not None
+            found.append(TokenAnswers.of(logits, own.targets, own.mask, *theirs))
+        return TokenAnswers.figures(found)
+    logits, *theirs = (torch.cat([_answer(one, piece) for piece in _slices(batch, ROWS)]).cpu() for one in (model, *guides))
+    return evaluate(logits, batch.targets.cpu(), *theirs)
+
+
+def validated(figures: Figures) -> dict[str, float | None]:
+    """What of the figures on validation samples a unit keeps: what the choice of a seed is made on."""
+    return {"validation_accuracy": figures.accuracy, **({} if figures.perplexity is None else {"validation_nll": figures.nll})}
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a model says of labelled samples.
+
+    Args:
+        label: [N] the class that it chooses; for language the share of counted tokens at which it chooses the given one.
+        prob: [N] its probability of the given label; for language the mean over the counted tokens.
+    """
+
+    label: Tensor
+    prob: Tensor
+
+
+def opinion(model: nn.Module, source: Source, rows: Tensor, labels: Tensor) -> Opinion:
+    """What the model says of these rows, beside the labels of the source's rows that are given."""
+    chosen, probs = [], []
+    for some in torch.split(rows, ROWS):
+        for piece in _pieces(model, whole(source, some, labels)):
+            log_p = log_softmax(_answer(model, piece))
+            given = labels[piece.index]
+            choice, prob = log_p.argmax(-1), log_p.exp().gather(-1, given.unsqueeze(-1)).squeeze(-1)
+            chosen.append(choice if given.dim() == 1 else token_mean((choice == given).float(), piece.mask))
+            probs.append(token_mean(prob, piece.mask))
+    return Opinion(torch.cat(chosen), torch.cat(probs))
+
+
+def label_columns(source: Source, rows: Tensor, labels: Tensor) -> tuple[list[float], list[float | None]]:
+    """The columns `label` and `true_label` of samples.parquet.
+
+    Class numbers; for language shares of the counted tokens: of those that are given, 1, and of those of them that are true.
+    """
+    if source.kind != "language":
+        return labels[rows].tolist(), [None] * len(rows) if source.truth is None else source.truth[rows].tolist()
+    given: list[float] = [1.0] * len(rows)
+    if source.truth is None:
+        return given, [None] * len(rows)
+    kept = [token_mean((labels[some] == source.truth[some]).double(), source.read(some)[1]) for some in torch.split(rows, ROWS)]
+    return given, torch.cat(kept).tolist()
+
+
+def _answer(model: nn.Module, batch: Batch) -> Tensor:
+    with modes_restored(model, training=False), torch.no_grad():
+        answer: Outputs = model(batch)
+    return answer.logits
+
+
+def _pieces(model: nn.Module, batch: Batch) -> Iterator[Batch]:
+    """The batch, cut so that the answers to a piece can be held; how many logits there are the first sample shows."""
+    if batch.targets is None or batch.targets.dim() == 1:
+        yield batch
+        return
+    yield from _slices(batch, rows_together(batch.inputs.shape[1], _answer(model, batch.take(slice(0, 1))).shape[-1]))
+
+
+def _slices(batch: Batch, size: int) -> Iterator[Batch]:
+    return (batch.take(slice(start, start + size)) for start in range(0, len(batch), size))

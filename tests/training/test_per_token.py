@@ -1,0 +1,129 @@
+"""A batch of sequences of different lengths: every sample counts alike, or every token; cut or whole, on one process or two."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.batch import Batch
+from limbeck.core.errors import UsageError
+from limbeck.data.loader import Loader
+from limbeck.data.source import InMemory
+from limbeck.distiller import Distiller
+from limbeck.functional.divergences import cross_entropy, kd_divergence
+from limbeck.influence.curvature.identity import Identity
+from limbeck.losses.labels.ce import CE
+from limbeck.losses.logits.kd import KD
+from limbeck.models.gpt import GPT
+from limbeck.models.mlp import MLP
+from limbeck.models.spec import DataSpec
+from limbeck.teachers.single import Single
+from limbeck.training.fit import fit
+from limbeck.training.steps.student import Student
+from limbeck.training.training import Training
+from limbeck.training.weighted import weighted_backward
+from limbeck.weighting.influence import InfluenceWeighting
+from limbeck.weighting.uniform import Uniform
+from limbeck.weighting.weighting import Step, Weighting
+
+LENGTH, VOCABULARY, ROWS = 6, 9, 8
+LENGTHS = torch.tensor([6, 1, 3, 2, 6, 1, 4, 2])
+SPEC = DataSpec("language", (LENGTH,), VOCABULARY, VOCABULARY)
+
+
+class Rising(Weighting):
+    """Weights 1, 2, 3, ... by the samples' identities."""
+
+    def __call__(self, step: Step) -> Tensor:
+        return step.batch.index.to(step.losses) + 1
+
+
+def net(width: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return GPT(width=width, depth=1, heads=2).build(SPEC).double()
+
+
+def loader() -> Loader:
+    ids = torch.randint(VOCABULARY, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(LENGTH) < LENGTHS.unsqueeze(1)
+    source = InMemory(ids[:, :-1], ids[:, 1:].clone(), vocabulary=VOCABULARY, mask=mask)
+    return Loader(source, torch.arange(ROWS), batch_size=ROWS, seed=0, labels=source.labels, shuffle=False)
+
+
+def distiller(per: str, weighting: Weighting | None = None) -> Distiller:
+    return Distiller(net(8, 1), Single(net(8, 2)), KD(T=2.0) * 0.4 + CE() * 0.6, per=per, weighting=weighting)
+
+
+def gradient(made: Distiller, accumulate: int = 1) -> Tensor:
+    """The gradient of one step, in all parameters."""
+    optimizer = torch.optim.SGD(made.trained(), lr=0.0)
+    queries = next(iter(loader()))
+    kept: list[Tensor] = []
+
+    class Look(Student):
+        def __call__(self, training: Training, batch: Batch) -> Any:
+            record, _ = weighted_backward(training, batch)
+            kept.append(torch.cat([part.grad.flatten() for part in training.student.parameters()]))
+            training.apply()
+            return record
+
+    fit(made, loader(), optimizer, steps=1, step=Look(), accumulate=accumulate, queries=queries)
+    return kept[0]
+
+
+def by_hand(per: str, weights: Tensor) -> Tensor:
+    """sum over tokens of w_i l_it, over the number of tokens; or the mean over samples of w_i times their means."""
+    made, batch = distiller(per), next(iter(loader()))
+    own, theirs = made.student(batch).logits, made.teacher(batch).logits
+    values = 0.4 * kd_divergence(own, theirs, 2.0) + 0.6 * cross_entropy(own, batch.targets)
+    values = values * batch.mask * weights.unsqueeze(1)
+    loss = values.sum() / LENGTHS.sum() if per == "token" else (values.sum(1) / LENGTHS).mean()
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(made.student.parameters()))])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3, 8])
+@pytest.mark.parametrize("per", ["sample", "token"])
+def test_a_step_is_the_one_by_hand_however_it_is_cut(per: str, accumulate: int) -> None:
+    weights = torch.arange(1.0, ROWS + 1, dtype=torch.float64)
+    found = gradient(distiller(per, Rising()), accumulate)
+    torch.testing.assert_close(found, by_hand(per, weights), rtol=1e-9, atol=1e-12)
+    plain = gradient(distiller(per, Uniform()), accumulate)
+    torch.testing.assert_close(plain, by_hand(per, torch.ones_like(weights)), rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(plain, found)
+
+
+@pytest.mark.parametrize("per", ["sample", "token"])
+@pytest.mark.parametrize("way", ["captured", "carried", "separate"])
+def test_every_way_of_an_influence_step_counts_tokens_alike(per: str, way: str) -> None:
+    steps = [
+        gradient(distiller(per, InfluenceWeighting(Identity(), way=own, samples=ROWS)), cut)
+        for own, cut in ((way, 1), ("separate", 3))
+    ]
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-6, atol=1e-9)
+
+
+def test_samples_of_one_length_count_alike_either_way() -> None:
+    batch = Batch(torch.zeros(3, 2, dtype=torch.int64), None, torch.arange(3), torch.tensor([[1, 0], [0, 1], [1, 0]]).bool())
+    assert distiller("token").amounts(batch).tolist() == [1, 1, 1]
+    assert distiller("sample").amounts(batch) is None
+    nothing = Batch(batch.inputs, None, batch.index, torch.zeros(3, 2, dtype=torch.bool))
+    assert distiller("token").amounts(nothing).tolist() == [0, 0, 0]
+
+
+def test_two_processes_count_the_tokens_of_both() -> None:
+    batch = next(iter(loader()))
+    counts = [part.mask.sum(1).double() for part in batch.split(2)]
+    made = distiller("token")
+    parts = [made.amounts(part, lambda own, at=at: torch.cat([own, counts[1 - at]])) for at, part in enumerate(batch.split(2))]
+    torch.testing.assert_close(torch.cat(parts), made.amounts(batch))
+
+
+def test_answers_of_one_a_sample_have_no_tokens() -> None:
+    spec = DataSpec("vector", (4,), 3)
+    source = InMemory(torch.randn(6, 4), torch.arange(6) % 3)
+    batches = Loader(source, torch.arange(6), batch_size=3, seed=0, labels=source.labels)
+    with pytest.raises(UsageError, match="per='token' is for answers at every token"):
+        Distiller(MLP(width=4).build(spec), None, CE(), per="token").check(next(iter(batches)))
+    with pytest.raises(UsageError, match="Distiller: per must be one of sample, token, got 'batch'"):
+        Distiller(MLP(width=4).build(spec), None, CE(), per="batch")
