@@ -1,4 +1,4 @@
-"""`limbeck run`, `report` and `score` hand the right things on; what a run does has its own tests."""
+"""`limbeck run` and `report` hand the right things on; what a run does has its own tests."""
 
 import json
 import sys
@@ -12,7 +12,6 @@ from limbeck.cli import main
 from limbeck.cli.run import free_folder
 from limbeck.experiment.progress import Progress
 from limbeck.experiment.recipe import Recipe
-from limbeck.influence.curvature.identity import Identity
 
 RESULT = {
     "schema": 1,
@@ -100,28 +99,3 @@ def test_report_renders_again(calls: Calls, capsys: pytest.CaptureFixture[str]) 
     assert main(["report", "here"]) == 0
     assert capsys.readouterr().out == "report: here/report.html\n"
     assert calls == []
-
-
-def test_score_names_solver_and_file(calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    scoring = ModuleType("limbeck.experiment.scoring")
-
-    def score_run(folder: Path, out: Path, solver: object, *, allow_python: bool, progress: object) -> None:
-        calls.append((folder, out, solver))
-        out.write_bytes(b"")
-
-    scoring.__dict__["score_run"] = score_run
-    monkeypatch.setitem(sys.modules, "limbeck.experiment.scoring", scoring)
-    assert main(["run", "digits", "--out", "here", "--quiet"]) == 0
-    assert main(["score", "here", "--solver", "Identity()"]) == 0
-    assert calls[1][:2] == (Path("here"), Path("here/scores.parquet"))
-    assert isinstance(calls[1][2], Identity)
-    capsys.readouterr()
-    for words, code, said in [
-        ([], 1, "scores.parquet exists"),
-        (["--out", "x.csv"], 2, "must end in .parquet"),
-        (["--out", "x.parquet", "--solver", "EKFC()"], 2, "did you mean 'EKFAC'?"),
-        (["--out", "x.parquet", "--solver", "KD()"], 2, "KD is a term; expected a solver"),
-    ]:
-        assert main(["score", "here", *words]) == code
-        assert said in capsys.readouterr().err
-    assert main(["score", "here", "--replace"]) == 0

@@ -108,7 +108,7 @@ def test_progress_is_told_of_every_unit_and_step(finished: tuple[Path, Result, T
 
 def test_the_kept_student_gives_the_kept_seeds_figures(finished: tuple[Path, Result, Told]) -> None:
     folder, found, _ = finished
-    from limbeck.experiment.unit import seeded
+    from limbeck.experiment.seeded import seeded
 
     recipe = tiny()
     parts = recipe.build()
@@ -139,7 +139,7 @@ def test_a_finished_run_is_not_run_again_by_resume(finished: tuple[Path, Result,
 
 def test_scores_of_the_kept_student_agree_with_the_samples(finished: tuple[Path, Result, Told], tmp_path: Path) -> None:
     folder, found, _ = finished
-    count = score_run(folder, tmp_path / "scores.parquet")
+    count = score_run(folder, tmp_path / "scores.parquet").count
     table = pq.read_table(tmp_path / "scores.parquet").to_pydict()
     samples = pq.read_table(folder / "samples.parquet").to_pydict()
     own = [place for place, seed in enumerate(samples["seed"]) if seed == found.content["kept_seed"]]
@@ -153,12 +153,12 @@ def test_scores_of_the_kept_student_agree_with_the_samples(finished: tuple[Path,
     assert sorted(table["rank"]) == list(range(1, count + 1))
     best = table["rank"].index(1)
     assert table["score"][best] == max(table["score"])
-    score_run(folder, tmp_path / "scores.parquet", Identity())
+    score_run(folder, tmp_path / "scores.parquet", Identity(), replace=True)
     assert pq.read_table(tmp_path / "scores.parquet").to_pydict()["score"] != table["score"]
 
 
 def test_scores_of_something_else_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no finished run"):
+    with pytest.raises(UsageError, match="is no finished run folder"):
         score_run(tmp_path, tmp_path / "scores.parquet")
 
 

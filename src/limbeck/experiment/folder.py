@@ -35,7 +35,8 @@ GALLERY, RESULT, TIMINGS, STUDENT, TEACHER, CARD = (
 OBJECTIVE = "objective.safetensors"
 CHECKPOINTS = "checkpoints"
 OWN = {RECIPE, ENVIRONMENT, METRICS, SAMPLES, GALLERY, RESULT, TIMINGS, STUDENT, TEACHER, CARD, CHECKPOINTS}
-OWN |= {OBJECTIVE, "report.html", "scores.parquet"}
+OWN |= {OBJECTIVE, "report.html"}
+OWN |= {f"scores{ending}" for ending in (".parquet", ".matrix.parquet", ".groups.parquet", ".json", ".parts")}
 """All that a run and the commands that read it write into the folder."""
 LEAST_FREE_BYTES = 64 * 2**20
 
@@ -66,7 +67,7 @@ def opened(folder: Path, recipe: str, *, resume: bool, replace: bool) -> Iterato
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise RunError(f"could not make the folder {folder}: {error.strerror or error}.") from error
-    with _held(folder):
+    with held(folder):
         if free < LEAST_FREE_BYTES:
             raise RunError(
                 f"the disk of {folder} has {free // 2**20} MB free, a run needs at least {LEAST_FREE_BYTES // 2**20} MB."
@@ -142,8 +143,12 @@ def _clear(folder: Path) -> None:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path, what: str = "run") -> Iterator[None]:
     """The folder locked for this process; the system frees it when the process ends, however it ends.
+
+    Args:
+        folder: Is there.
+        what: What writes to it, for the message.
 
     Raises:
         UsageError: Another process holds it.
@@ -158,7 +163,7 @@ def _held(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise UsageError(f"another run is writing to {folder} now; wait for its end, or give another folder by --out.") from None
+        raise UsageError(f"another {what} is writing to {folder} now; wait for its end, or give another --out.") from None
     except OSError:  # a file system without locks
         pass
     try:

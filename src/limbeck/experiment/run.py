@@ -1,29 +1,24 @@
 """A whole run: every seed's teacher, the rivals and the method, then what they say. Reads a recipe, writes a folder."""
 
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from limbeck.core.errors import LimbeckError, RunError
 from limbeck.data.source import Source
 from limbeck.data.validity import check
-from limbeck.engine.accelerate import AccelerateEngine
-from limbeck.engine.engine import Engine
-from limbeck.engine.local import LocalEngine
 from limbeck.experiment import folder as files
 from limbeck.experiment import outcome
 from limbeck.experiment.arms import Arm, arms_of
 from limbeck.experiment.outcome import Done
 from limbeck.experiment.plan import Plan, plan
+from limbeck.experiment.processes import by_the_first, engine_for, together
 from limbeck.experiment.progress import Progress, Silent
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.rehearsal import rehearse
-from limbeck.experiment.unit import Seeded, Worker, seeded
+from limbeck.experiment.seeded import Seeded, seeded
+from limbeck.experiment.unit import Worker
 from limbeck.training.checkpoint import write_whole
 
 
@@ -46,13 +41,6 @@ class Result:
         return found
 
 
-def engine_for(recipe: Recipe) -> Engine:
-    """The machine that a recipe asks for; several processes where it was started by a launcher."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return AccelerateEngine(recipe.precision, cpu=recipe.device == "cpu")
-    return LocalEngine(recipe.device, recipe.precision)
-
-
 def run(recipe: Recipe, folder: Path, *, resume: bool = False, replace: bool = False, progress: Progress | None = None) -> Result:
     """Run a recipe. Killed at any moment and resumed, it ends in the same bytes (timings.json and environment.json aside).
 
@@ -72,12 +60,12 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False, replace: bool = F
     sets = [seeded(recipe, parts, recipe.seed + number) for number in range(recipe.seeds)]
     engine = engine_for(recipe)
     rehearse(recipe, parts, arms, sets, engine)
-    with _opened(engine, folder, recipe.resolved(), resume=resume, replace=replace):
+    with by_the_first(engine, files.opened(folder, recipe.resolved(), resume=resume, replace=replace)):
         if resume and (folder / files.RESULT).exists():
             content: dict[str, Any] = files.read_json(folder / files.RESULT)
         else:
             worker = Worker(recipe, parts, engine, folder / files.CHECKPOINTS, progress)
-            progress.start(len(sets) * (len(arms) + 1))
+            progress.start(len(sets) * worker.units(arms))
             done = _train(worker, arms, sets)
             table = outcome.samples(parts, arms[-1], done)
             content = outcome.result(recipe, parts, arms, done, table)
@@ -85,7 +73,7 @@ def run(recipe: Recipe, folder: Path, *, resume: bool = False, replace: bool = F
                 _write(recipe, parts.data, folder, arms, done, content, table)
         if engine.rank == 0:
             files.tidy(folder)
-        _together(engine)
+        together(engine)
     progress.done()
     return Result(folder, content)
 
@@ -96,34 +84,6 @@ def _made(recipe: Recipe) -> tuple[Parts, list[Arm]]:
     parts = recipe.build()
     check(parts.data)
     return parts, arms_of(recipe, parts)
-
-
-@contextmanager
-def _opened(engine: Engine, folder: Path, recipe: str, *, resume: bool, replace: bool) -> Iterator[None]:
-    """The run's folder, opened by the first process while the others wait; all fail where it fails."""
-    with ExitStack() as stack:
-        trouble: LimbeckError | None = None
-        if engine.rank == 0:
-            try:
-                stack.enter_context(files.opened(folder, recipe, resume=resume, replace=replace))
-            except LimbeckError as error:
-                trouble = error
-        _together(engine, trouble)
-        yield
-
-
-def _together(engine: Engine, trouble: LimbeckError | None = None) -> None:
-    """Wait for all processes.
-
-    Raises:
-        LimbeckError: This process has trouble.
-        RunError: Another one has.
-    """
-    flags = engine.gather(torch.tensor([trouble is not None], device=engine.device))
-    if trouble is not None:
-        raise trouble
-    if bool(flags.any()):
-        raise RunError("the first process could not open the run's folder; its own message says why.")
 
 
 def _train(worker: Worker, arms: list[Arm], sets: list[Seeded]) -> list[Done]:

@@ -1,77 +1,150 @@
 """Influence of every training sample on the student that a run kept: `limbeck score`."""
 
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
+import pyarrow as pa
 import torch
-from safetensors.torch import load_file
 
-from limbeck.core.errors import RunError, UsageError
-from limbeck.data.loader import Loader
-from limbeck.data.validity import check
-from limbeck.distiller import Distiller
 from limbeck.experiment import folder as files
-from limbeck.experiment.arms import arms_of
+from limbeck.experiment.kept import Kept, kept
+from limbeck.experiment.processes import by_the_first, together
 from limbeck.experiment.progress import Progress, Silent
-from limbeck.experiment.recipe import load
-from limbeck.experiment.unit import loader_for, scored, seeded
+from limbeck.experiment.score_files import ScoreFiles, columns_of, tile_name
+from limbeck.experiment.score_tables import Wanted, groups_of, write
+from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Solver
-from limbeck.influence.scores import score
-from limbeck.teachers.single import Single
+from limbeck.influence.matrix import self_influence_of, tile_size, tiles_of
+from limbeck.influence.packing import Packing
+from limbeck.influence.prepared import Prepared, prepare
+from limbeck.influence.scores import scores_of
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a scoring left behind.
+
+    Args:
+        count: Training samples.
+        sentence: What removing the worst of them would bring.
+        files: By what they hold: scores, matrix, groups, summary.
+    """
+
+    count: int
+    sentence: str
+    files: dict[str, Path]
 
 
 def score_run(
-    folder: Path, out: Path, solver: Solver | None = None, *, allow_python: bool = False, progress: Progress | None = None
-) -> int:
-    """Score every training sample on the kept student and write a parquet file: index, label, true_label, score, rank.
+    folder: Path,
+    out: Path,
+    solver: Solver | None = None,
+    wanted: Wanted | None = None,
+    *,
+    resume: bool = False,
+    replace: bool = False,
+    allow_python: bool = False,
+    progress: Progress | None = None,
+) -> Scored:
+    """Score every training sample on the kept student. Killed at any moment and resumed, it ends in the same bytes.
+
+    Started by a launcher, several processes take turns at the training batches; the first one writes.
 
     Args:
         folder: A finished run.
-        out: The parquet file to write; one that is there is replaced.
+        out: The table of samples, a .parquet file; further files stand beside it under the same name.
         solver: The inverse; EKFAC() where none is named.
+        wanted: What else is asked for.
+        resume: Go on with a scoring of the same run, solver and wishes.
+        replace: Write over an older scoring.
         allow_python: Let the recipe import the user's own code.
         progress: Told of samples as steps.
 
     Raises:
-        UsageError: The folder is no finished run.
-        RunError: The folder is damaged.
+        UsageError: The folder is no finished run, a wish cannot be met, or there is a scoring already.
+        RunError: The folder is damaged, or the disk is full.
     """
-    progress = progress or Silent()
-    if not (folder / files.RESULT).is_file():
-        raise UsageError(f"score: {folder} holds no finished run; give the folder that `limbeck run` wrote.")
-    content = files.read_json(folder / files.RESULT)
-    recipe = load(folder / files.RECIPE, allow_python=allow_python)
-    torch.set_num_threads(recipe.threads)
-    parts = recipe.build()
-    check(parts.data)
-    main = arms_of(recipe, parts)[-1]
-    data = seeded(recipe, parts, int(str(content["kept_seed"])))
-    student, teacher = parts.student.build(data.spec), parts.teacher.build(data.spec)
-    distiller = Distiller(student, Single(teacher), main.objective()).build(loader_for(recipe, parts, data, data.splits.train))
-    try:
-        student.load_state_dict(load_file(folder / files.STUDENT))
-        teacher.load_state_dict(load_file(folder / files.TEACHER))
-        if distiller.objective.state_dict():
-            distiller.objective.load_state_dict(load_file(folder / files.OBJECTIVE))
-    except Exception as error:
-        raise RunError(f"score: the weights in {folder} cannot be read ({type(error).__name__}); run the recipe anew.") from error
-    rows = data.splits.train
-    loader = Loader(parts.data, rows, batch_size=256, seed=0, labels=data.labels, shuffle=False, drop_last=False)
-    progress.start(1)
-    progress.unit("scoring", len(rows))
-    tapped, task = scored(distiller.objective, student, teacher)
-    found = score(tapped, task, list(loader.epoch(0)), [data.queries], solver, seed=data.seed, on_batch=progress.advance)
+    progress, solver, wanted, home = progress or Silent(), solver or EKFAC(), wanted or Wanted(), ScoreFiles(out)
+    run = kept(folder, allow_python=allow_python)
+    groups_of(run, wanted.groups)  # refused before work, where there are none
+    size = wanted.tile or tile_size(run.student, packing=Packing(wanted.keep), samples=len(run.rows))
+    made_of = _made_of(run, solver, wanted, size)
+    with by_the_first(run.engine, home.opened(made_of, resume=resume, replace=replace)):
+        first = run.engine.rank == 0
+        if not _told(run, [resume and home.finished])[0]:
+            count = -(-len(run.data.queries) // size) if wanted.tiles else 0
+            _work(run, solver, wanted, home, size, count, progress)
+            if first:
+                write(run, solver, wanted, home, count, made_of)
+        together(run.engine)
     progress.done()
-    rank = torch.empty(len(rows), dtype=torch.int64)
-    rank[found.phi.argsort(descending=True)] = torch.arange(1, len(rows) + 1)
-    truth = parts.data.truth
-    files.write_table(
-        out,
-        {
-            "index": found.index.tolist(),
-            "label": data.labels[rows].tolist(),
-            "true_label": [None] * len(rows) if truth is None else truth[rows].tolist(),
-            "score": found.phi.tolist(),
-            "rank": rank.tolist(),
-        },
-    )
-    return len(rows)
+    found = files.read_json(home.summary) if first else {"sentence": ""}
+    written = {"scores": home.out, "matrix": home.matrix, "groups": home.groups, "summary": home.summary}
+    asked = {"matrix": wanted.matrix, "groups": bool(wanted.groups)}
+    return Scored(len(run.rows), str(found["sentence"]), {what: path for what, path in written.items() if asked.get(what, True)})
+
+
+def _made_of(run: Kept, solver: Solver, wanted: Wanted, size: int) -> dict[str, object]:
+    """All that the files follow from."""
+    return {
+        "run": run.digest,
+        "limbeck": version("limbeck"),
+        "torch": version("torch"),
+        "solver": repr(solver),
+        "matrix": wanted.matrix,
+        "self": wanted.own,
+        "explain": wanted.explain,
+        "groups": wanted.groups,
+        **({"tile": size, "keep": wanted.keep} if wanted.tiles else {}),
+    }
+
+
+def _told(run: Kept, answers: list[bool]) -> list[bool]:
+    """The first process's answers, for all processes: only it need see the files."""
+    every = run.engine.gather(torch.tensor([answers], dtype=torch.int64, device=run.engine.device))
+    return [bool(found) for found in every[0].tolist()]
+
+
+def _work(run: Kept, solver: Solver, wanted: Wanted, home: ScoreFiles, size: int, count: int, progress: Progress) -> None:
+    """Compute and keep the parts that are not there yet; the curvature is estimated once for all."""
+    names = ["scores", *(["self"] if wanted.own else []), *map(tile_name, range(count))]
+    there = dict(zip(names, _told(run, [home.has(name) for name in names]), strict=True))
+    if all(there.values()):
+        return
+    alone = [*(["training loss"] if wanted.own else []), *(["query loss"] if count else [])]
+    ready = prepare(run.student, run.task, run.train, run.queries, solver, seed=run.data.seed, alone=alone)
+    tiles = sum(not there[tile_name(number)] for number in range(count))
+    progress.start((not there["scores"]) + (not there.get("self", True)) + tiles)
+    drawn = ready.problem.generator.get_state()
+    _kept_parts(run, ready, home, there, progress)
+
+    def next_tile(number: int) -> bool:
+        missing = not there[tile_name(number)]
+        if missing:
+            ready.problem.generator.set_state(drawn)  # a solver that draws draws the same, whichever parts came before
+            progress.unit(f"queries {number * size + 1} to {min((number + 1) * size, len(run.data.queries))}", len(run.rows))
+        return missing
+
+    if tiles:
+        asked = tiles_of(ready, size, Packing(wanted.keep), wanted=next_tile, engine=run.engine, on_batch=progress.advance)
+        for tile in asked:
+            if run.engine.rank == 0:
+                home.keep(tile_name(tile.number), columns_of(tile))
+
+
+def _kept_parts(run: Kept, ready: Prepared, home: ScoreFiles, there: dict[str, bool], progress: Progress) -> None:
+    """The scores for the mean query loss, and self-influence, where they are asked for and not there."""
+    first, drawn = run.engine.rank == 0, ready.problem.generator.get_state()
+    if not there["scores"]:
+        progress.unit("scoring", len(run.rows))
+        found = scores_of(ready, run.engine, progress.advance)
+        if first:
+            same = [pa.array([value] * len(found.phi)) for value in (found.query_loss, found.way)]
+            home.keep("scores", {"phi": pa.array(found.phi.cpu().numpy()), "query_loss": same[0], "way": same[1]})
+    ready.problem.generator.set_state(drawn)
+    if not there.get("self", True):
+        progress.unit("self-influence", len(run.rows))
+        value = self_influence_of(ready, run.engine, progress.advance).value
+        if first:
+            home.keep("self", {"value": pa.array(value.cpu().numpy())})
