@@ -28,7 +28,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
 INTERRUPTED = 130
 """What typer makes of Ctrl-C; older versions raise Abort."""
 
-STOPPED = "stopped; a run goes on from its last checkpoint by `limbeck run --resume FOLDER`."
+STOPPED = "stopped; a run goes on by `limbeck run --resume FOLDER`, a scoring by the same words and --resume."
 
 app = typer.Typer(add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for _name, _command in COMMANDS.items():
