@@ -14,6 +14,7 @@ from limbeck.align.taps import Tapped
 from limbeck.catalogue import Row, rows
 from limbeck.core.batch import Batch
 from limbeck.core.errors import RunError, UnsupportedModelError, UsageError
+from limbeck.influence.curvature import products
 from limbeck.influence.curvature.conjugate_gradient import ConjugateGradient
 from limbeck.influence.curvature.diagonal import Diagonal
 from limbeck.influence.curvature.ekfac import EKFAC
@@ -23,7 +24,7 @@ from limbeck.influence.curvature.kfac import KFAC
 from limbeck.influence.curvature.last_layers import LastLayers
 from limbeck.influence.curvature.lbfgs import LBFGS
 from limbeck.influence.curvature.lissa import LiSSA
-from limbeck.influence.curvature.products import Curvature, dense
+from limbeck.influence.curvature.products import Curvature, curvature_product, curvature_products, dense
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import Way, inner_products, mean_gradient
 from limbeck.influence.task import Distillation
@@ -191,6 +192,50 @@ def test_conjugate_gradients_stop_at_their_tolerance_and_their_steps() -> None:
     assert residual(1, 1e-6) > residual(5, 1e-6) > residual(15, 1e-6)
     nought = {name: torch.zeros_like(part) for name, part in v.items()}
     assert flatten(ConjugateGradient().solve(nought, found)).abs().sum() == 0
+
+
+@pytest.mark.parametrize("name", ["mlp", "batch norm, eval mode", "dropout"])
+@pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
+def test_products_of_many_directions_equal_one_after_the_other(
+    name: str, curvature: Curvature, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = problem(name)
+    rows = {key: normal(5, *part.shape, seed=3) for key, part in trainable(found.model).items()}
+    slow = [curvature_product(found, {key: part[k] for key, part in rows.items()}, curvature) for k in range(5)]
+    for numbers in (1, 300, 2**24):  # alone, some together, all together
+        monkeypatch.setattr(products, "NUMBERS", numbers)
+        fast = curvature_products(found, rows, curvature)
+        for key, part in fast.items():
+            assert_close(part, torch.stack([one[key] for one in slow]), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("preconditioner", [None, EKFAC()], ids=repr)
+@pytest.mark.parametrize("relative", [True, False])
+def test_conjugate_gradients_for_many_equal_one_after_the_other(preconditioner: Solver | None, relative: bool) -> None:
+    """Rows that stop at once, after some steps, and at the last; a row of zeros stays."""
+    found = problem()
+    solver = ConjugateGradient(steps=6, damping=0.3, relative=relative, tolerance=1e-2, preconditioner=preconditioner)
+    solver.update(found)
+    rows = {key: normal(4, *part.shape, seed=5) for key, part in trainable(found.model).items()}
+    easy = solver.solve({key: part[3] for key, part in rows.items()}, found)
+    rows = {key: torch.cat([part, torch.zeros_like(part[:1]), easy[key][None]]) for key, part in rows.items()}
+    slow = [solver.solve({key: part[k] for key, part in rows.items()}, found) for k in range(6)]
+    for key, part in solver.solve_many(rows, found).items():
+        assert_close(part, torch.stack([one[key] for one in slow]), rtol=1e-8, atol=1e-10)
+        assert not part[4].any()
+
+
+def test_conjugate_gradients_for_many_say_negative_curvature_and_stop_that_row_only() -> None:
+    found = problem()
+    solver = ConjugateGradient(steps=8, damping=0.0, curvature="hessian", tolerance=1e-9)
+    rows = {key: normal(6, *part.shape, seed=7) for key, part in trainable(found.model).items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        slow = [solver.solve({key: part[k] for key, part in rows.items()}, found) for k in range(6)]
+    with pytest.warns(UserWarning, match="negative curvature"):
+        many = solver.solve_many(rows, found)
+    for key, part in many.items():
+        assert_close(part, torch.stack([one[key] for one in slow]), rtol=1e-6, atol=1e-9)
 
 
 def test_negative_curvature_is_said() -> None:

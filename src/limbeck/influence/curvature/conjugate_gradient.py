@@ -4,11 +4,12 @@ import warnings
 from collections.abc import Mapping
 from typing import final
 
+import torch
 from torch import Tensor
 
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
-from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of, missing
+from limbeck.influence.curvature.products import Curvature, curvature_product, curvature_products, damping_of, missing
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, combine, dot, scaled, zeros_like
 
@@ -80,10 +81,7 @@ class ConjugateGradient(Solver):
             bent = combine(curvature_product(problem, direction, self.curvature), damping, direction)
             along = dot(direction, bent)
             if along <= 0:
-                warnings.warn(
-                    "ConjugateGradient: met negative curvature and stopped there; use curvature='gauss_newton' or more damping.",
-                    stacklevel=2,
-                )
+                _warn_of_negative_curvature()
                 break
             q = combine(q, size / along, direction)
             residual = combine(residual, -size / along, bent)
@@ -93,6 +91,41 @@ class ConjugateGradient(Solver):
             previous, size = size, dot(residual, ready)
             direction = combine(ready, size / previous, direction)
         return q
+
+    def solve_many(self, rows: Vector, problem: Problem) -> Vector:
+        """`solve` for K gradients in step, so that their products share passes; each stops where it would stop alone."""
+        norm = row_dots(rows, rows)
+        going, met = norm > 0, torch.zeros_like(norm, dtype=torch.bool)
+        damping = self._dampings(rows, norm, problem)
+        q, residual = zeros_like(rows), rows
+        direction = ready = self._precondition_many(residual, problem)
+        size = row_dots(residual, ready)
+        for _ in range(self.steps):
+            bent = along_rows(curvature_products(problem, direction, self.curvature), damping, direction)
+            along = row_dots(direction, bent)
+            met |= going & (along <= 0)
+            going &= along > 0
+            length = torch.where(going, size / along, 0.0)
+            q, residual = along_rows(q, length, direction), along_rows(residual, -length, bent)
+            going &= row_dots(residual, residual) > self.tolerance**2 * norm
+            if not bool(going.any()):
+                break
+            ready = self._precondition_many(residual, problem)
+            previous, size = size, row_dots(residual, ready)
+            direction = along_rows(ready, torch.where(going, size / previous, 0.0), direction)
+        if bool(met.any()):
+            _warn_of_negative_curvature()
+        return {name: torch.where(_beside(norm == 0, part), rows[name], part) for name, part in q.items()}
+
+    def _dampings(self, rows: Vector, norm: Tensor, problem: Problem) -> Tensor:
+        """As `damping_of`, [K]."""
+        if not self.relative:
+            return torch.full_like(norm, self.damping)
+        bent = row_dots(rows, curvature_products(problem, rows, self.curvature))
+        return self.damping * (bent / torch.where(norm > 0, norm, 1.0)).clamp(min=0)
+
+    def _precondition_many(self, residual: Vector, problem: Problem) -> Vector:
+        return dict(residual) if self.preconditioner is None else self.preconditioner.solve_many(residual, problem)
 
     def _precondition(self, residual: Vector, problem: Problem) -> Vector:
         return scaled(residual, 1.0) if self.preconditioner is None else self.preconditioner.solve(residual, problem)
@@ -111,3 +144,24 @@ class ConjugateGradient(Solver):
         before = "" if self.preconditioner is None else f", preconditioner={self.preconditioner!r}"
         exact = "" if self.relative else ", relative=False"
         return f"ConjugateGradient(damping={self.damping:g}, steps={self.steps}{exact}{kind}{before})"
+
+
+def _warn_of_negative_curvature() -> None:
+    warnings.warn(
+        "ConjugateGradient: met negative curvature and stopped there; use curvature='gauss_newton' or more damping.", stacklevel=3
+    )
+
+
+def row_dots(a: Vector, b: Vector) -> Tensor:
+    """<a_k, b_k> of K vectors stacked along a first axis, [K], in float64 as `dot`."""
+    return torch.stack([(part * b[name]).flatten(1).sum(1).double() for name, part in a.items()]).sum(0)
+
+
+def along_rows(a: Vector, scales: Tensor, b: Vector) -> Vector:
+    """a_k + scale_k * b_k."""
+    return {name: part + (_beside(scales, part) * b[name]).to(part.dtype) for name, part in a.items()}
+
+
+def _beside(values: Tensor, part: Tensor) -> Tensor:
+    """[K] in the shape in which it multiplies [K, ...]."""
+    return values.view(-1, *[1] * (part.dim() - 1))

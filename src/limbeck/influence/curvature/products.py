@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, jvp, vjp, vmap
 
 from limbeck.core.batch import Batch
@@ -16,6 +16,9 @@ from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, dot, flatten, scaled, trainable, unflatten, zeros_like
 
 Curvature = Literal["gauss_newton", "hessian"]
+
+NUMBERS = 2**24
+"""About how many numbers a layer's outputs may have for all directions that go through the model together."""
 
 
 def curvature_product(problem: Problem, u: Vector, kind: Curvature) -> Vector:
@@ -53,6 +56,39 @@ def missing(problem: Problem, kind: Curvature) -> list[str]:
     except UnsupportedModelError as error:
         return [str(error).rstrip(".")]
     return []
+
+
+def curvature_products(problem: Problem, rows: Vector, kind: Curvature) -> Vector:
+    """H u for K directions stacked along a first axis; as many go through the model together as fit, by its widest output."""
+    together = max(1, NUMBERS // max(1, _widest(problem) * max(map(len, problem.batches))))
+    if together == 1:  # a pass of its own costs no more, and takes less memory
+        each = [curvature_product(problem, {n: part[k] for n, part in rows.items()}, kind) for k in range(_count(rows))]
+        return {name: torch.stack([one[name] for one in each]) for name in rows}
+    products: Vector = vmap(lambda u: curvature_product(problem, u, kind), randomness="same", chunk_size=together)(rows)
+    return products
+
+
+def _count(rows: Vector) -> int:
+    return len(next(iter(rows.values())))
+
+
+def _widest(problem: Problem) -> int:
+    """The most numbers that a module gives for one sample."""
+    sizes = [1]
+
+    def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel())
+
+    few = next(batch for batch in problem.batches if len(batch)).take(slice(0, 1))
+    handles = [module.register_forward_hook(hook) for module in problem.model.modules()]
+    try:
+        with torch.no_grad(), statistics_untouched(problem.model), random_state(torch.get_rng_state()):
+            problem.model(few)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(sizes)
 
 
 def damping_of(problem: Problem, v: Vector, kind: Curvature, damping: float, *, relative: bool) -> float:
