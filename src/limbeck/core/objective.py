@@ -64,6 +64,11 @@ class Objective(nn.Module):
         return [name for name, (_, term) in zip(self.names, self.parts, strict=True) if term.builds and not term.built]
 
     @property
+    def crosses(self) -> bool:
+        """Whether student and teacher may answer for different classes, for all terms that look at the teacher."""
+        return all(term.crosses for _, term in self.parts if "teacher" in term.needs)
+
+    @property
     def remembers(self) -> bool:
         """Whether any term takes note of every step."""
         return any(term.remembers for _, term in self.parts)
@@ -72,6 +77,11 @@ class Objective(nn.Module):
     def deploys(self) -> bool:
         """Whether any term gives another net for use than the student."""
         return any(term.deploys for _, term in self.parts)
+
+    @property
+    def tunes(self) -> bool:
+        """Whether any term chooses something on validation samples after training."""
+        return any(term.tunes for _, term in self.parts)
 
     def build(self, scene: Scene) -> None:
         """Have every term make its parts, those that have not yet."""
@@ -97,11 +107,30 @@ class Objective(nn.Module):
         Raises:
             UsageError: Two terms each want another one.
         """
+        maker = self._maker()
+        return student if maker is None else maker.deploy(student)
+
+    def answer(self, views: Views) -> Tensor:
+        """The logits that the net to be used would give, differentiable in what is the student's.
+
+        Raises:
+            UsageError: Two terms each want another net.
+        """
+        maker = self._maker()
+        return views.student.logits if maker is None else maker.answer(views)
+
+    def tune(self, views: Views) -> None:
+        """Have the terms choose on validation samples what only the net in use needs."""
+        for _, term in self.parts:
+            if term.tunes:
+                term.tune(views)
+
+    def _maker(self) -> Term | None:
         makers = [term for _, term in self.parts if term.deploys]
         if len(makers) > 1:
             names = ", ".join(type(term).__name__ for term in makers)
             raise UsageError(f"objective: {names} each change the net that is kept; use one of them.")
-        return makers[0].deploy(student) if makers else student
+        return makers[0] if makers else None
 
     @property
     def student_taps(self) -> tuple[str, ...]:

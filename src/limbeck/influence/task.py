@@ -11,7 +11,7 @@ from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective
 from limbeck.core.outputs import Outputs, Views
 from limbeck.functional.divergences import cross_entropy, token_mean
-from limbeck.influence.restoring import statistics_untouched
+from limbeck.influence.restoring import modes_restored, statistics_untouched
 
 Forward = Callable[[Batch], Outputs]
 """A model at some parameters: what it answers to a batch."""
@@ -37,9 +37,18 @@ def label_loss(student: Forward, batch: Batch) -> Tensor:
     Raises:
         UsageError: The batch has no labels.
     """
+    return label_loss_of(student(batch).logits, batch)
+
+
+def label_loss_of(logits: Tensor, batch: Batch) -> Tensor:
+    """The same, of the logits that were answered.
+
+    Raises:
+        UsageError: The batch has no labels.
+    """
     if batch.targets is None:
         raise UsageError("influence: the query loss needs labels, but the batch has none; give a labelled query set.")
-    return token_mean(cross_entropy(student(batch).logits, batch.targets), batch.mask)
+    return token_mean(cross_entropy(logits, batch.targets), batch.mask)
 
 
 class Supervised:
@@ -63,8 +72,8 @@ class Distillation:
     Args:
         objective: Terms with coefficients.
         teacher: The teacher, called with a batch; None where no term needs one.
-        query: `ce` measures influence on cross-entropy with (clean) query labels; `student` on the whole objective, as the
-            paper writes it. The default differs from the paper on purpose: see decision 0002.
+        query: `ce` measures influence on cross-entropy of the net that is kept with (clean) query labels; `student` on the
+            whole objective, as the paper writes it. The default differs from the paper on purpose: see decision 0002.
     """
 
     objective: Objective
@@ -84,4 +93,7 @@ class Distillation:
 
     def query_loss(self, student: Forward, batch: Batch) -> Tensor:
         """The loss whose mean over the query set is to fall, [B]."""
-        return label_loss(student, batch) if self.query == "ce" else self.training_loss(student, batch)
+        if self.query == "student":
+            return self.training_loss(student, batch)
+        with modes_restored(self.objective, training=False):
+            return label_loss_of(self.objective.answer(Views(student(batch), None, batch)), batch)

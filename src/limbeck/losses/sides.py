@@ -1,10 +1,10 @@
-"""What terms read from the views, checked once: the logits of both sides, labels that fit them."""
+"""What terms read from the views, checked once: the logits of both sides, labels that fit them; and terms that can be wrapped."""
 
 from torch import Tensor
 
-from limbeck.core.errors import ShapeError
+from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
-from limbeck.core.term import same_classes, targets_of, teacher_of
+from limbeck.core.term import Term, same_classes, targets_of, teacher_of
 
 
 def both_logits(views: Views, who: str) -> tuple[Tensor, Tensor]:
@@ -32,6 +32,17 @@ def fitting_labels(views: Views, who: str) -> Tensor:
     return targets.where(mask, 0) if mask is not None and targets.shape == mask.shape else targets
 
 
+def logits_only(term: Term, who: str) -> Term:
+    """The term, when logits and labels are all that it reads and it keeps nothing between steps: such a one can be wrapped.
+
+    Raises:
+        UsageError: It reads or keeps more.
+    """
+    if term.builds or term.remembers or term.deploys or term.student_taps or term.teacher_taps:
+        raise UsageError(f"{who}: takes a term that reads logits only, got {term!r}; add that one beside it.")
+    return term
+
+
 def samples_only(logits: Tensor, who: str) -> None:
     """Check that there is one row of logits per sample.
 
@@ -40,3 +51,13 @@ def samples_only(logits: Tensor, who: str) -> None:
     """
     if logits.dim() != 2:
         raise ShapeError(f"{who}: logits must be [B, C], one row per sample, got {list(logits.shape)}; use KD for tokens.")
+
+
+def tokens_only(logits: Tensor, who: str) -> None:
+    """Check that there is one row of logits per token.
+
+    Raises:
+        ShapeError: The logits are those of whole samples.
+    """
+    if logits.dim() != 3:
+        raise ShapeError(f"{who}: logits must be [B, L, V], one row per token, got {list(logits.shape)}; use it for sequences.")

@@ -71,6 +71,10 @@ class KD3(Term):
         weight = disagreement(logits, full_precision(teacher_of(views, "KD3").logits)).detach()
         return weight * (projected - other).square().flatten(1).mean(1)
 
+    def answer(self, views: Views) -> Tensor:
+        """What the teacher's classifier says of the student's projected feature."""
+        return self.alignment.answer(views)
+
     def deploy(self, student: nn.Module) -> nn.Module:
         """The student up to the tap, the projector, and the teacher's classifier."""
         return self.alignment.deploy(student)

@@ -107,6 +107,12 @@ class LELP(FeatureTerm):
         target = log_target(logits, teacher, self.directions, self.centres, self.beta * self.widths, self.T)
         return softened(cross_entropy_of, full_precision(self.head(student)), self.T * target, self.T)
 
+    def answer(self, views: Views) -> Tensor:
+        """The head's logits, summed up over the subclasses."""
+        (own,) = features_of(views.student, PENULTIMATE, "LELP")
+        logits: Tensor = SubclassSum(self.directions.shape[1])(self.head(own))
+        return logits
+
     def deploy(self, student: nn.Module) -> nn.Module:
         """A copy of the student with the head, and the sum over subclasses, in the place of its classifier."""
         return with_classifier(student, nn.Sequential(deepcopy(self.head), SubclassSum(self.directions.shape[1])))

@@ -13,7 +13,7 @@ from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Scene, Term, targets_of
 from limbeck.losses.heads.onhead import OnHead
 from limbeck.losses.logits.kd import KD
-from limbeck.students.dual_head import DualHead, Mixture, best_mixture
+from limbeck.students.dual_head import DualHead, Mixture, best_mixture, mix
 
 
 @final
@@ -44,6 +44,7 @@ class DHO(Term):
 
     builds = True
     deploys = True
+    tunes = True
     mixture: Tensor
 
     def __init__(self, term: Term | None = None, *, alpha: float = 0.5, beta: float = 0.5) -> None:
@@ -71,8 +72,15 @@ class DHO(Term):
         value: Tensor = self.second(views)
         return value
 
+    def answer(self, views: Views) -> Tensor:
+        """The log-probabilities of the mixture."""
+        (second,) = self.second.answers(views)
+        return mix(views.student.logits, second, *self.mixture.tolist())
+
     def tune(self, views: Views) -> None:
         """Choose alpha and beta from the official grids for the best accuracy on these samples; take validation samples.
+
+        A run by recipe does so at the end of its training.
 
         Args:
             views: The student in evaluation mode, with its features, and labels. No teacher is needed.

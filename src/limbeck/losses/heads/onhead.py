@@ -12,6 +12,7 @@ from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Moment, Scene, Term
 from limbeck.functional.divergences import full_precision
 from limbeck.losses.logits.kd import KD
+from limbeck.losses.sides import logits_only
 from limbeck.students.heads import head_name, make_head
 
 LOGITS = "logits"
@@ -52,9 +53,7 @@ class OnHead(Term):
 
     def __init__(self, term: Term | None = None, tap: str = PENULTIMATE, head: str = "linear") -> None:
         super().__init__()
-        self.term = KD() if term is None else term
-        if self.term.builds or self.term.remembers or self.term.deploys or self.term.student_taps or self.term.teacher_taps:
-            raise UsageError(f"OnHead: takes a term that reads logits only, got {self.term!r}; add that one beside it.")
+        self.term = logits_only(KD() if term is None else term, "OnHead")
         self.tap = tap
         self.head = head_name(head, "OnHead")
         self.heads = nn.ModuleList()

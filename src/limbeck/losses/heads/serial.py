@@ -57,6 +57,10 @@ class Serial(Term):
         value: Tensor = self.layer(views)
         return value
 
+    def answer(self, views: Views) -> Tensor:
+        """W z + a."""
+        return self.layer.answers(views)[0]
+
     def deploy(self, student: nn.Module) -> nn.Module:
         """A copy of the student with the layer folded into its classifier, its last linear layer.
 

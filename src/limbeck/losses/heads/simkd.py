@@ -104,6 +104,13 @@ class SimKD(Term):
         projected, other = self.aligned(views)
         return (projected - other).square().flatten(1).mean(1)
 
+    def answer(self, views: Views) -> Tensor:
+        """What the teacher's classifier says of the student's projected feature."""
+        own = features_of(views.student, self.tap, "SimKD")[-1]
+        projected = self.projector(own.to(next(self.projector.parameters()).dtype))
+        logits: Tensor = self.classifier(_pooled(projected).to(self.classifier.weight.dtype))
+        return logits
+
     def deploy(self, student: nn.Module) -> nn.Module:
         """A copy of the student with the projector after its tap and the teacher's classifier in the place of its own.
 

@@ -6,11 +6,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import ShapeError, UsageError
+from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term, teacher_of
 from limbeck.functional.divergences import full_precision
 from limbeck.losses.logits.kd import KD
+from limbeck.losses.sides import logits_only
 
 EPSILON = 1e-7
 """Added to the standard deviation, as in the authors' code."""
@@ -42,9 +43,7 @@ class Standardised(Term):
 
     def __init__(self, term: Term | None = None, unbiased: bool = True) -> None:
         super().__init__()
-        self.term = KD(T=2) if term is None else term
-        if self.term.builds or self.term.remembers or self.term.deploys or self.term.student_taps or self.term.teacher_taps:
-            raise UsageError(f"Standardised: takes a term that reads logits only, got {self.term!r}; add that one beside it.")
+        self.term = logits_only(KD(T=2) if term is None else term, "Standardised")
         self.unbiased = unbiased
         self.needs = self.term.needs | {"teacher"}
         self.coupled = self.term.coupled
