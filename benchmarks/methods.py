@@ -26,7 +26,8 @@ from limbeck.engine.local import LocalEngine
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.progress import Silent
 from limbeck.experiment.recipe import Parts, Recipe, load
-from limbeck.experiment.unit import Seeded, Unit, Worker, seeded
+from limbeck.experiment.seeded import Seeded, seeded
+from limbeck.experiment.unit import Unit, Worker
 from limbeck.training.fit import fit
 
 PLAIN = "KD"

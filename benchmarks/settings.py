@@ -22,7 +22,8 @@ from limbeck.engine.local import LocalEngine
 from limbeck.experiment.arms import Arm, arms_of
 from limbeck.experiment.progress import Silent
 from limbeck.experiment.recipe import Recipe, load
-from limbeck.experiment.unit import Unit, Worker, seeded
+from limbeck.experiment.seeded import seeded
+from limbeck.experiment.unit import Unit, Worker
 
 STEEP = [
     "InfluenceWeighting()",

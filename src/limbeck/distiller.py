@@ -244,8 +244,8 @@ class Distiller(nn.Module):
             if own.logits.dim() == 3:
                 raise ShapeError(
                     f"Distiller: the student's vocabulary has {classes} tokens and the teacher's {teacher.classes}; where the "
-                    "larger one is only filled up, cut it with HFModel(..., crop=True), else take GOLD(shared=...), which compares "
-                    "the tokens that both have, or ULD(), which needs none in common."
+                    "larger one is only filled up, cut it with HFModel(..., crop=True), else take GOLD(shared=...), which "
+                    "compares the tokens that both have, or ULD(), which needs none in common."
                 )
             raise ShapeError(
                 f"Distiller: the student answers for {classes} classes and the teacher for {teacher.classes}; "

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from limbeck.core.outputs import Views
 from limbeck.functional.divergences import forward_kl
+from limbeck.functional.ensembles import Combine, mean_of
 from limbeck.functional.generations import (
     anchor_after,
     anchored_bounds,
@@ -19,7 +20,6 @@ from limbeck.functional.generations import (
 )
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
-from limbeck.teachers.ensemble import Combine, mean_of
 from support.makers import LABELS, STUDENT, TEACHER, normal, views
 
 TWO = torch.tensor([[1, 0.5], [0.5, 1]], dtype=torch.float64)

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from limbeck.core.errors import UsageError
+from limbeck.models.deepensemble import DeepEnsemble
 from limbeck.models.from_python import Python
 from limbeck.models.mlp import MLP
 from limbeck.models.resnet import ResNet8x4, ResNet20
@@ -10,7 +11,7 @@ from limbeck.models.spec import Architecture, DataSpec
 from limbeck.models.transformer import Transformer
 from limbeck.models.wrn import WRN
 
-NAMES = {kind.__name__: kind for kind in (MLP, ResNet8x4, ResNet20, WRN, Transformer, Python)}
+NAMES = {kind.__name__: kind for kind in (DeepEnsemble, MLP, ResNet8x4, ResNet20, WRN, Transformer, Python)}
 
 EXPRESSIONS = [
     (MLP(), "MLP()"),
@@ -21,6 +22,7 @@ EXPRESSIONS = [
     (WRN(), "WRN(depth=16, width=2)"),
     (WRN(40, 1, dropout=0.3), "WRN(depth=40, width=1, dropout=0.3)"),
     (Transformer(width=32, heads=2), "Transformer(width=32, heads=2)"),
+    (DeepEnsemble([MLP(), MLP(32)]), "DeepEnsemble(members=(MLP(), MLP(width=32)))"),
     (Python("nets:small", width=8, name="x", sizes=[1, 2]), "Python('nets:small', width=8, name='x', sizes=[1, 2])"),
 ]
 

@@ -44,12 +44,17 @@ def bind(
     hints = typing.get_type_hints(maker.__init__ if isinstance(maker, type) else maker)  # type: ignore[misc]  # of the class itself
     for name, value in bound.arguments.items():
         spread = signature.parameters[name].kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-        if name not in hints or spread or not (built or isinstance(value, WRITTEN)):
+        if name not in hints or spread or not (built or _written(value)):
             continue
         if not _fits(value, hints[name]):
             raise MisfitError(f"'s argument {name} takes {_words(hints[name])}, got {_shown(value)}")
         bound.arguments[name] = _turned(value, hints[name])
     return bound
+
+
+def _written(value: object) -> bool:
+    """Whether a value is a literal through and through; a list of calls is known once they are made."""
+    return all(map(_written, value)) if isinstance(value, list | tuple) else isinstance(value, WRITTEN)
 
 
 def _check_names(signature: inspect.Signature, args: Sequence[object], kwargs: Mapping[str, object]) -> None:

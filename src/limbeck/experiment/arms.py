@@ -10,6 +10,7 @@ from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.losses.labels.ce import CE
+from limbeck.training.averages.average import Average
 from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.sequential import Sequential
 from limbeck.training.steps.simultaneous import Simultaneous
@@ -20,6 +21,10 @@ from limbeck.weighting.controls import Oracle, OwnLoss, Random, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.uniform import Uniform
 from limbeck.weighting.weighting import Weighting
+
+
+def _last_weights() -> None:
+    """No average."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Arm:
         step: Makes a fresh step for one seed.
         objective: Makes a fresh objective for one seed, so that no arm inherits what another one trained.
         balancer: Makes a fresh balancer for one seed.
+        average: Makes a fresh average of the student's weights for one seed, or None to keep the last weights.
         query_in_training: Whether it trains on the query set too.
     """
 
@@ -42,6 +48,7 @@ class Arm:
     step: Callable[[], Update]
     objective: Callable[[], Objective]
     balancer: Callable[[], Balancer] = Static
+    average: Callable[[], Average | None] = _last_weights
     query_in_training: bool = False
 
 
@@ -76,6 +83,7 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
 
     balancer = cast("Callable[[], Balancer]", parts.balancer)
     step = cast("Callable[[], Update]", parts.step)
+    average = cast("Callable[[], Average | None]", parts.average or _last_weights)
 
     def objective() -> Objective:
         return as_objective(cast("Objective", recipe.expressions()["objective"].build()))
@@ -94,12 +102,13 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
             step=Student if name == "no_kd" or isinstance(step(), ACTING_ON_WEIGHTS) else step,
             objective=labels_only if name == "no_kd" else objective,
             balancer=Static if name == "no_kd" else balancer,
+            average=_last_weights if name == "no_kd" else average,
             query_in_training=name == "query_in_training",
         )
         for name in recipe.compare
     ]
     name, title = _named(parts)
-    return [*rivals, Arm(name, title, main, step, objective, balancer, recipe.query_in_training)]
+    return [*rivals, Arm(name, title, main, step, objective, balancer, average, recipe.query_in_training)]
 
 
 def _named(parts: Parts) -> tuple[str, str]:

@@ -1,15 +1,15 @@
 """Constructor expressions: `KD(T=4) * 0.7 + CE() * 0.3` as text becomes objects, and no code is ever run.
 
 The text is read by Python's own grammar, then walked over a short list of node types: a call of a bare name, numbers, texts,
-true, false, none, lists, tuples and dicts of those, `+` and `*`. All else is refused, attribute access first of all. This file
-knows nothing of recipes or of the catalogue: what may be named is handed in.
+true, false, none, lists, tuples and dicts of those, lists and tuples of calls, `+` and `*`. All else is refused, attribute
+access first of all. This file knows nothing of recipes or of the catalogue: what may be named is handed in.
 """
 
 import ast
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from typing import TypeGuard, Union
 
 from limbeck.core.errors import LimbeckError, UsageError, nearest
 from limbeck.core.user_code import DOOR
@@ -17,6 +17,8 @@ from limbeck.experiment.arguments import MisfitError, bind
 
 Maker = Callable[..., object]
 Literals = int | float | str | bool | None | list["Literals"] | tuple["Literals", ...] | dict["Literals", "Literals"]
+Value = Union["Expression", list["Value"], tuple["Value", ...], Literals]
+"""What an argument may be: a literal, an expression, or a list of either."""
 
 LONGEST = 1000
 DEEPEST = 40
@@ -53,8 +55,8 @@ class Call:
     key: str
     name: str
     maker: Maker
-    args: tuple["Literals | Expression", ...]
-    kwargs: Mapping[str, "Literals | Expression"]
+    args: tuple["Value", ...]
+    kwargs: Mapping[str, "Value"]
 
     def build(self) -> object:
         """Make the object.
@@ -62,8 +64,8 @@ class Call:
         Raises:
             UsageError: The constructor refuses a value, or an inner object is not what its argument takes.
         """
-        args = [part.build() if isinstance(part, Call | Combined) else part for part in self.args]
-        kwargs = {name: part.build() if isinstance(part, Call | Combined) else part for name, part in self.kwargs.items()}
+        args = [_made(part) for part in self.args]
+        kwargs = {name: _made(part) for name, part in self.kwargs.items()}
         try:
             bound = bind(self.maker, args, kwargs, built=True)
             return self.maker(*bound.args, **bound.kwargs)
@@ -102,6 +104,13 @@ class Combined:
 
 
 Expression = Call | Combined
+
+
+def _made(value: object) -> object:
+    """The object that a value stands for; in a list or tuple, each of them."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_made, value))
+    return value.build() if isinstance(value, Call | Combined) else value
 
 
 def parse(text: str, names: Names, *, key: str, allow_python: bool = False) -> Expression:
@@ -158,7 +167,7 @@ class _Reader:
     def refuse(self, why: str) -> UsageError:
         return UsageError(sentence(f"{self.key}: {why}"))
 
-    def expression(self, node: ast.expr, names: Names, depth: int) -> "Expression | Literals":
+    def expression(self, node: ast.expr, names: Names, depth: int) -> Value:
         if depth > DEEPEST:
             raise self.refuse(f"the expression is nested more than {DEEPEST} deep")
         match node:
@@ -168,6 +177,10 @@ class _Reader:
                 return self.combine("+", node, names, depth)
             case ast.BinOp(op=ast.Mult()):
                 return self.combine("*", node, names, depth)
+            case ast.List(elts=parts):
+                return [self.expression(part, names, depth + 1) for part in parts]
+            case ast.Tuple(elts=parts):
+                return tuple(self.expression(part, names, depth + 1) for part in parts)
             case ast.Name(id=name):
                 self.maker(name, names)
                 raise self.refuse(f"write {name} with its brackets, {name}()")
@@ -199,7 +212,7 @@ class _Reader:
             f"{self.source(node)} has no place here; an expression is made of names with brackets, literals, + and *"
         )
 
-    def combine(self, sign: str, node: ast.BinOp, names: Names, depth: int) -> "Expression | Literals":
+    def combine(self, sign: str, node: ast.BinOp, names: Names, depth: int) -> Value:
         left, right = (self.expression(side, names, depth + 1) for side in (node.left, node.right))
         if _number(left) and _number(right):
             value = left + right if sign == "+" else left * right

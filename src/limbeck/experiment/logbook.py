@@ -1,39 +1,26 @@
 """What a training run leaves behind: rows of metrics, and each sample's weight and score over time."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 from warnings import WarningMessage
 
 import torch
 from torch import Tensor
 
+from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
-from limbeck.core.outputs import Outputs
-from limbeck.evaluation.figures import Figures, evaluate
+from limbeck.distiller import Distiller
+from limbeck.evaluation.figures import Figures
+from limbeck.experiment.measuring import figures_of
 from limbeck.experiment.progress import Progress
-from limbeck.influence.restoring import modes_restored
 from limbeck.training.callback import Callback
 from limbeck.training.shares import gradient_shares
 from limbeck.training.training import Record, Training
 
-ROWS = 1024
 LEAST_APART, LOOKS = 100, 10
 """Steps between two looks at the terms' gradients at the least, and looks in a run at the most."""
 FAINT = 0.01
 """A term with less than this share of the student's gradient is told of."""
-
-
-def answers(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """A model's logits for many samples, in evaluation mode, without a graph, a thousand at a time."""
-    with modes_restored(model, training=False), torch.no_grad():
-        parts: list[Outputs] = [model(batch.take(slice(at, at + ROWS))) for at in range(0, len(batch), ROWS)]
-    return Outputs.concat(parts).logits
-
-
-def figures_of(model: torch.nn.Module, batch: Batch, teacher: Tensor | None = None) -> Figures:
-    """A model's figures on labelled samples, and its agreement with the teacher's logits on them."""
-    assert batch.targets is not None
-    return evaluate(answers(model, batch).cpu(), batch.targets.cpu(), None if teacher is None else teacher.cpu())
 
 
 @final
@@ -46,6 +33,7 @@ class Logbook(Callback):
         validation: The validation set.
         clean: bool by sample identity, true where the given label is right; None where nobody knows.
         said: Where warnings are caught while the run trains; each becomes an event at the step that follows it.
+        kept: The net that would be kept if the training ended now: the figures of the validation set are its.
     """
 
     def __init__(
@@ -55,9 +43,11 @@ class Logbook(Callback):
         validation: Batch,
         clean: Tensor | None,
         said: list[WarningMessage] | None = None,
+        kept: Callable[[Distiller], Tapped] = Distiller.deployed,
     ) -> None:
         self.labels, self.per_epoch, self.validation, self.clean = labels, steps_per_epoch, validation, clean
         self.said = [] if said is None else said
+        self.kept = kept
         self.rows: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.shares: dict[str, list[float]] = {}
@@ -81,9 +71,9 @@ class Logbook(Callback):
         self._index.append(record.batch.index.cpu())
         warned = [str(one.message) for one in self.said if issubclass(one.category, UserWarning)]
         self.said.clear()
-        self._note(training.number, [*training.distiller.weighting.events(), *warned])
+        self.note(training.number, [*training.distiller.weighting.events(), *warned])
 
-    def _note(self, step: int, sentences: Iterable[str]) -> None:
+    def note(self, step: int, sentences: Iterable[str]) -> None:
         """Each sentence becomes an event once."""
         known = {event["what"] for event in self.events}
         self.events += [{**self.labels, "step": step, "what": what} for what in dict.fromkeys(sentences) if what not in known]
@@ -98,7 +88,7 @@ class Logbook(Callback):
         weights, index = torch.cat(self._weights), torch.cat(self._index)
         train["weights"] = weight_figures(weights, None if self.clean is None else self.clean[index])
         self.rows.append({**self.labels, "phase": "train", **place, **train})
-        found = figures_of(training.distiller.deployed(), self.validation)
+        found = figures_of(self.kept(training.distiller), self.validation)
         self.rows.append({**self.labels, "phase": "validation", **place, "loss": found.nll, **_plain(found)})
         for part in self._collected:
             part.clear()
@@ -119,7 +109,7 @@ class Logbook(Callback):
                 for (coef, _), (name, shares) in zip(terms, self.shares.items(), strict=True)
                 if coef != 0 and _mean(shares) < FAINT
             ]
-            self._note(training.number, faint)
+            self.note(training.number, faint)
         return {"shares": found} if found else {}
 
     @property
@@ -216,4 +206,5 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _plain(figures: Figures) -> dict[str, float]:
-    return {"accuracy": figures.accuracy, "nll": figures.nll, "ece": figures.ece}
+    plain = {"accuracy": figures.accuracy, "nll": figures.nll, "ece": figures.ece}
+    return plain if figures.perplexity is None else {**plain, "perplexity": figures.perplexity}

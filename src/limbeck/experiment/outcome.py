@@ -10,21 +10,20 @@ from torch import Tensor, nn
 
 from limbeck import __version__
 from limbeck.align.taps import Tapped
-from limbeck.data.loader import Loader, whole
+from limbeck.data.loader import Loader
 from limbeck.data.source import Source
 from limbeck.evaluation.cost import flops, latency_ms, parameters
 from limbeck.evaluation.flips import flip_auc
-from limbeck.evaluation.verdict import judge
+from limbeck.evaluation.verdict import ACCURACY, NLL, Metric, judge
 from limbeck.experiment import folder as files
 from limbeck.experiment.arms import Arm
-from limbeck.experiment.logbook import answers
+from limbeck.experiment.measuring import label_columns, opinion, rows_together
 from limbeck.experiment.recipe import Parts, Recipe
-from limbeck.experiment.unit import Seeded, Unit, scored
-from limbeck.functional.divergences import log_softmax
+from limbeck.experiment.seeded import Seeded
+from limbeck.experiment.unit import Unit, scored
 from limbeck.influence.scores import score
 
 SHOWN = 24
-MARGIN = 0.005
 Columns = dict[str, list[Any]]
 
 
@@ -44,19 +43,26 @@ class Done:
 
 def kept_seed(done: list[Done], main: str) -> int:
     """The place of the seed whose student is kept: the best on validation, the first of equals. Test has no say."""
-    found = [float(one.students[main].figures["validation_accuracy"] or 0.0) for one in done]
+    metric = metric_of(done[0])
+    found = [metric.sign * float(one.students[main].figures[f"validation_{metric.name}"] or 0.0) for one in done]
     return found.index(max(found))
+
+
+def metric_of(one: Done) -> Metric:
+    """What a run is judged by: accuracy, and for language the loss of a token."""
+    return NLL if one.data.spec.kind == "language" else ACCURACY
 
 
 def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], table: Columns) -> dict[str, Any]:
     """All figures, the verdict and its statistics; the same bytes for the same recipe on the same machine."""
     main, first = arms[-1], done[0]
-    accuracy = {arm.name: [float(one.students[arm.name].figures["accuracy"] or 0.0) for one in done] for arm in arms}
-    verdict = judge(accuracy[main.name], {arm.name: accuracy[arm.name] for arm in arms[:-1]}, MARGIN, title=main.title)
+    metric = metric_of(first)
+    judged = {arm.name: [float(one.students[arm.name].figures[metric.name] or 0.0) for one in done] for arm in arms}
+    verdict = judge(judged[main.name], {arm.name: judged[arm.name] for arm in arms[:-1]}, title=main.title, metric=metric)
     comparisons = [
         {
             "against": name,
-            "metric": "accuracy",
+            "metric": metric.name,
             "effect": one.effect,
             "low": one.low,
             "high": one.high,
@@ -80,6 +86,7 @@ def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], tabl
             "name": parts.data.name,
             "kind": parts.data.kind,
             "classes": list(parts.data.classes),
+            "vocabulary": parts.data.vocabulary,
             "input_shape": list(parts.data.input_shape),
             "counts": first.data.splits.counts,
             "flipped_in_training": None if None in flipped else flipped,
@@ -91,7 +98,7 @@ def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], tabl
         },
         "arms": {
             "teacher": {"title": "Teacher", "per_seed": _per_seed([one.teacher for one in done])},
-            **{arm.name: {"title": arm.title, "per_seed": _per_seed([o.students[arm.name] for o in done])} for arm in arms},
+            **{arm.name: {"title": arm.title, **_found([one.students[arm.name] for one in done])} for arm in arms},
         },
         "main": main.name,
         "verdict": {
@@ -117,21 +124,19 @@ def _samples_of(parts: Parts, main: Arm, one: Done) -> Columns:
     source, data, unit = parts.data, one.data, one.students[main.name]
     rows = torch.cat([data.splits.train, data.splits.query]).sort().values if main.query_in_training else data.splits.train
     student, teacher = unit.deployed, Tapped(one.guide(main.name))
-    batch = whole(source, rows, data.labels)
-    theirs, ours = log_softmax(answers(teacher, batch)).exp(), log_softmax(answers(student, batch)).exp()
-    given = data.labels[rows].unsqueeze(1)
-    truth = [None] * len(rows) if source.truth is None else source.truth[rows].tolist()
+    theirs, ours = (opinion(model, source, rows, data.labels) for model in (teacher, student))
+    given, truth = label_columns(source, rows, data.labels)
     query = torch.isin(rows, data.splits.query).tolist()
     return {
         "seed": [data.seed] * len(rows),
         "index": rows.tolist(),
         "split": ["query" if found else "train" for found in query],
-        "label": given[:, 0].tolist(),
+        "label": given,
         "true_label": truth,
-        "teacher_label": theirs.argmax(1).tolist(),
-        "student_label": ours.argmax(1).tolist(),
-        "teacher_prob": theirs.gather(1, given)[:, 0].tolist(),
-        "student_prob": ours.gather(1, given)[:, 0].tolist(),
+        "teacher_label": theirs.label.tolist(),
+        "student_label": ours.label.tolist(),
+        "teacher_prob": theirs.prob.tolist(),
+        "student_prob": ours.prob.tolist(),
         "score": _scores(parts, main, one, rows).tolist(),
         "weight": unit.samples["last"][rows].tolist(),
         "mean_weight": unit.samples["mean"][rows].tolist(),
@@ -140,7 +145,9 @@ def _samples_of(parts: Parts, main: Arm, one: Done) -> Columns:
 
 def _scores(parts: Parts, main: Arm, one: Done, rows: Tensor) -> Tensor:
     """Phi of the main arm's training samples on its finished student."""
-    loader = Loader(parts.data, rows, batch_size=512, seed=0, labels=one.data.labels, shuffle=False, drop_last=False)
+    spec = one.data.spec
+    size = rows_together(spec.input_shape[0], spec.classes) if spec.kind == "language" else 512
+    loader = Loader(parts.data, rows, batch_size=size, seed=0, labels=one.data.labels, shuffle=False, drop_last=False)
     unit = one.students[main.name]
     assert unit.objective is not None
     student, task = scored(unit.objective, unit.model, one.guide(main.name))
@@ -193,9 +200,10 @@ def card(recipe: Recipe, found: Mapping[str, Any]) -> str:
         "",
         found["verdict"]["sentence"],
         "",
-        f"- Data: {found['data']['name']}, {found['data']['counts']['train']} training samples, classes "
-        + ", ".join(found["data"]["classes"][:20]),
+        f"- Data: {found['data']['name']}, {found['data']['counts']['train']} training samples"
+        + (", classes " + ", ".join(found["data"]["classes"][:20]) if found["data"]["classes"] else ""),
         f"- Method: {main['title']}, objective `{recipe.objective}`, seed {found['kept_seed']} of {found['seeds']}",
+        *_made_so(recipe, main.get("tuned"), place),
         f"- Parameters: {sizes['student']}; the teacher has {sizes['teacher']}",
         *[f"- {name.replace('_', ' ')} on the test split: {value:.4f}" for name, value in figures.items() if "valid" not in name],
         "",
@@ -204,9 +212,25 @@ def card(recipe: Recipe, found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _made_so(recipe: Recipe, tuned: list[str] | None, place: int) -> list[str]:
+    """Lines of the card on how the kept net came about, where it is more than the last weights of one student."""
+    chain = f"- Generations: student {recipe.generations} of {recipe.generations}, each taught by the one before"
+    return [
+        *([chain] if recipe.generations > 1 else []),
+        *([f"- Weights: the average `{recipe.average}`"] if recipe.average else []),
+        *([f"- Chosen on validation samples: `{tuned[place]}`"] if tuned else []),
+    ]
+
+
 def _cost(name: str, unit: Unit, data: Seeded) -> dict[str, Any]:
     kept = unit.deployed
     return {"name": name, "parameters": parameters(kept.model), "flops": flops(kept, data.test.take(slice(0, 8)))}
+
+
+def _found(units: list[Unit]) -> dict[str, Any]:
+    """An arm's figures, and what its terms chose on validation samples."""
+    tuned = [unit.tuned for unit in units]
+    return {"per_seed": _per_seed(units), **({} if None in tuned else {"tuned": tuned})}
 
 
 def _per_seed(units: list[Unit]) -> dict[str, list[float | None]]:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,11 +11,13 @@ from torch import Tensor
 from limbeck.align.taps import Tapped
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
+from limbeck.engine.local import LocalEngine
 from limbeck.evaluation.cost import flops, parameters
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.progress import Silent
 from limbeck.experiment.recipe import Parts, Recipe
-from limbeck.experiment.unit import Seeded, Worker
+from limbeck.experiment.seeded import Seeded
+from limbeck.experiment.unit import Worker
 from limbeck.teachers.single import Single
 
 INFLUENCE_SHARE = 1.0
@@ -41,45 +44,38 @@ class Plan:
 
 def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     """Look at data, shapes, sizes and the time of a step; forward and backward passes are timed on nets that are thrown away."""
-    worker_steps = _steps(recipe, parts, data)
+    worker = Worker(recipe, parts, LocalEngine(), Path(), Silent())
     teacher, student = parts.teacher.build(data.spec), parts.student.build(data.spec)
     loader = Loader(parts.data, data.splits.train, batch_size=recipe.batch_size, seed=0, labels=data.labels)
     batch = next(iter(loader.epoch(0)))
     distiller = Distiller(student, Single(teacher), arms[-1].objective()).build(loader)
     distiller.check(batch)
     step_s, activations = _measure(distiller, batch)
-    teacher_steps, student_steps = worker_steps
-    weighted = sum(arm.weighting().needs_queries for arm in arms)
-    seconds = recipe.seeds * step_s * (teacher_steps + student_steps * (len(arms) + INFLUENCE_SHARE * weighted))
+    teacher_steps, student_steps = worker.steps(data, teacher=True) * len(worker.teachers), worker.steps(data)
+    students = {arm.name: worker.generations(arm) for arm in arms}
+    weighted = sum(students[arm.name] for arm in arms if arm.weighting().needs_queries)
+    count = sum(students.values())
+    seconds = recipe.seeds * step_s * (teacher_steps + student_steps * (count + INFLUENCE_SHARE * weighted))
     sizes = [4 * parameters(teacher), 4 * parameters(student)]
     memory = sizes[0] + 5 * sizes[1] + activations  # student: weights, gradient, momentum, q and a lookahead or factors
-    counts = ", ".join(f"{count} {name}" for name, count in data.splits.counts.items())
+    sizes_of = ", ".join(f"{size} {name}" for name, size in data.splits.counts.items())
     flipped = "" if data.clean is None else f", {int((~data.clean[data.splits.train]).sum())} training labels are wrong"
     with torch.no_grad():
         shape = list(Tapped(student.eval())(batch).logits.shape)
     lines = (
         f"recipe     {recipe.name}: nothing is trained and nothing written",
-        f"data       {parts.data.name}: {counts}{flipped}",
+        f"data       {parts.data.name}: {sizes_of}{flipped}",
         f"shapes     a batch is {list(batch.inputs.shape)}, logits are {shape}",
         f"teacher    {parts.teacher!r}: {parameters(teacher):,} parameters, {flops(Tapped(teacher), batch):,} FLOPs a sample",
         f"student    {parts.student!r}: {parameters(student):,} parameters, {flops(Tapped(student), batch):,} FLOPs a sample",
         f"objective  {distiller.objective!r}",
         f"weighting  {recipe.weighting}, balancer {recipe.balancer}, step {recipe.step}",
         f"arms       {', '.join(arm.title for arm in arms)}",
-        f"steps      {recipe.seeds} seeds x ({teacher_steps} for the teacher + {len(arms)} x {student_steps} for the students)",
+        f"steps      {recipe.seeds} seeds x ({teacher_steps} for the teacher + {count} x {student_steps} for the students)",
         f"memory     about {memory / 2**20:.0f} MB a step beside the data",
         f"time       about {_spoken(seconds)} ({1000 * step_s:.1f} ms a plain step here and now)",
     )
     return Plan(lines, seconds, memory)
-
-
-def _steps(recipe: Recipe, parts: Parts, data: Seeded) -> tuple[int, int]:
-    from pathlib import Path
-
-    from limbeck.engine.local import LocalEngine
-
-    worker = Worker(recipe, parts, LocalEngine(), Path(), Silent())
-    return (0 if parts.teacher_weights else worker.steps(data, teacher=True)), worker.steps(data)
 
 
 def _measure(distiller: torch.nn.Module, batch: object) -> tuple[float, int]:

@@ -21,19 +21,20 @@ if TYPE_CHECKING:
     from limbeck.experiment.optimizers import OptimizerSpec
     from limbeck.experiment.schedules import Schedule
     from limbeck.models.spec import Architecture
-    from limbeck.transforms.crop_flip import CropFlip
+    from limbeck.transforms.chain import Transform
 
 Arm = Literal["no_kd", "uniform", "query_in_training", "random_weights", "shuffled", "own_loss", "oracle"]
 Count = Annotated[int, Field(ge=1)]
 
 EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
     "data": ("data", "texts"),
-    "teacher": ("models",),
-    "student": ("models",),
+    "teacher": ("models", "adapters"),
+    "student": ("models", "adapters"),
     "objective": ("terms",),
     "weighting": ("weightings", "solvers", "terms"),
     "balancer": ("balancers",),
     "step": ("steps", "weightings", "solvers", "terms", "optimizers"),
+    "average": ("averages",),
     "optimizer": ("optimizers",),
     "teacher_optimizer": ("optimizers",),
     "schedule": ("schedules",),
@@ -44,7 +45,7 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What a recipe names, made. Weighting, balancer and step have state of their own: call for a fresh one per seed and arm."""
+    """What a recipe names, made. Weighting, balancer, step and average have state: call for a fresh one per seed and arm."""
 
     data: Source
     teacher: Architecture
@@ -53,10 +54,11 @@ class Parts:
     weighting: Callable[[], object]
     balancer: Callable[[], object]
     step: Callable[[], object]
+    average: Callable[[], object] | None
     optimizer: OptimizerSpec
     teacher_optimizer: OptimizerSpec
     schedule: Schedule
-    transform: CropFlip | None
+    transform: Transform | None
     teacher_weights: Path | None
 
 
@@ -73,11 +75,13 @@ class Recipe(BaseModel):
         weighting: How much each sample counts.
         balancer: Factors on the coefficients of the objective, set anew at every step.
         step: Which nets are updated, and in which order.
+        average: The average of the student's weights along its training that is kept in place of the last ones.
+        generations: How many students follow one another, each the teacher of the next; the last is kept.
         optimizer: Of the student.
         teacher_optimizer: Of the teacher; None takes the student's.
         schedule: Of the learning rate.
         epochs: Of each student.
-        teacher_epochs: Of the teacher; None takes the student's.
+        teacher_epochs: Of the teacher; None takes the student's, 0 takes the teacher as it is built, for pretrained ones.
         batch_size: Samples per step.
         seeds: How often all is repeated.
         seed: The first seed.
@@ -88,6 +92,7 @@ class Recipe(BaseModel):
         query_in_training: Let the main arm train on the query set too.
         clip: Largest norm of the gradient; None for none.
         accumulate: Parts that each batch is cut into to save memory; the step stays the same.
+        per: For language, what counts alike in a step: every sample, or every token that counts.
         precision: Of forward and backward passes.
         transform: Changes each batch of images at random.
         checkpoint_every: Steps between checkpoints; 0 writes one per epoch.
@@ -106,11 +111,13 @@ class Recipe(BaseModel):
     weighting: str = "InfluenceWeighting()"
     balancer: str = "Static()"
     step: str = "Student()"
+    average: str | None = None
+    generations: Count = 1
     optimizer: str = "SGD(lr=0.05, momentum=0.9)"
     teacher_optimizer: str
     schedule: str = "Constant()"
     epochs: Count
-    teacher_epochs: Count
+    teacher_epochs: Annotated[int, Field(ge=0)]
     batch_size: Count = 64
     seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -121,6 +128,7 @@ class Recipe(BaseModel):
     query_in_training: bool = False
     clip: Annotated[float, Field(gt=0)] | None = None
     accumulate: Count = 1
+    per: Literal["sample", "token"] = "sample"
     precision: Literal["fp32", "bf16"] = "fp32"
     transform: str | None = None
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
@@ -201,8 +209,8 @@ class Recipe(BaseModel):
                 f"teacher_weights: there is no file {weights}; give a .safetensors file, or leave it out to train the teacher."
             )
         made = self.expressions()
-        single = {key: made[key].build() for key in made if key not in {"weighting", "balancer", "step"}}
-        return Parts(
+        single = {key: made[key].build() for key in made if key not in {"weighting", "balancer", "step", "average"}}
+        parts = Parts(
             data=cast("Source", single["data"]),
             teacher=cast("Architecture", single["teacher"]),
             student=cast("Architecture", single["student"]),
@@ -210,12 +218,34 @@ class Recipe(BaseModel):
             weighting=made["weighting"].build,
             balancer=made["balancer"].build,
             step=made["step"].build,
+            average=made["average"].build if "average" in made else None,
             optimizer=cast("OptimizerSpec", single["optimizer"]),
             teacher_optimizer=cast("OptimizerSpec", single["teacher_optimizer"]),
             schedule=cast("Schedule", single["schedule"]),
-            transform=cast("CropFlip | None", single.get("transform")),
+            transform=cast("Transform | None", single.get("transform")),
             teacher_weights=weights,
         )
+        self._check_made(parts)
+        return parts
+
+    def _check_made(self, parts: Parts) -> None:
+        """See that what was made can be used together.
+
+        Raises:
+            UsageError: An ensemble stands where one net is needed, or generations end in other nets than they begin with.
+        """
+        from limbeck.models.deepensemble import DeepEnsemble
+
+        if isinstance(parts.student, DeepEnsemble):
+            raise UsageError("student: DeepEnsemble is for teachers, which are trained one by one; name one net.")
+        if isinstance(parts.teacher, DeepEnsemble) and "teacher_features" in parts.objective.needs:
+            raise UsageError("teacher: DeepEnsemble has no inner activations; use terms on logits, or one net.")
+        if self.generations > 1 and parts.objective.deploys:
+            raise UsageError(f"generations: {parts.objective!r} keeps another net than the student, which cannot teach the next.")
+
+    def last_teacher(self, parts: Parts) -> Architecture:
+        """What taught the student that is kept: the teacher, or in a chain of generations the student before it."""
+        return parts.student if self.generations > 1 and "teacher" in parts.objective.needs else parts.teacher
 
     def resolved(self) -> str:
         """The recipe as YAML with every key written out; loads again to the same recipe."""

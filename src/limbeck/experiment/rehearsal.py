@@ -2,6 +2,7 @@
 
 import warnings
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,8 +11,10 @@ from limbeck.core.errors import UsageError
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.experiment.arms import Arm
+from limbeck.experiment.progress import Silent
 from limbeck.experiment.recipe import Parts, Recipe
-from limbeck.experiment.unit import Seeded, given_teacher, loader_for
+from limbeck.experiment.seeded import Seeded, given_teacher, loader_for
+from limbeck.experiment.unit import Worker
 from limbeck.teachers.single import Single
 from limbeck.training.fit import fit
 from limbeck.training.steps.offline import Offline
@@ -19,7 +22,7 @@ from limbeck.training.steps.student import Student
 
 
 def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], engine: Engine) -> None:
-    """Build every net and take one step of every arm, on nets that are thrown away.
+    """Build every net and take one step of every arm, on nets that are thrown away; of the method also with a student as teacher.
 
     Raises:
         UsageError: A part does not fit the others, or a batch is larger than the data.
@@ -33,8 +36,14 @@ def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], 
         raise UsageError(f"batch_size: {recipe.batch_size} is more than the {fewest} training samples; choose a smaller one.")
     spec = sets[0].spec
     teacher = parts.teacher.build(spec) if parts.teacher_weights is None else given_teacher(parts, spec)
+    steps = Worker(recipe, parts, engine, Path(), Silent()).steps(sets[0])
     for arm in arms:
+        average = arm.average()
+        if average is not None:
+            average.begin(steps, sets[0].validation)
         _try_step(recipe, parts, arm, sets[0], teacher, engine)
+    if recipe.generations > 1:
+        _try_step(recipe, parts, arms[-1], sets[0], parts.student.build(spec), engine)
 
 
 def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.Module, engine: Engine) -> None:
@@ -44,7 +53,8 @@ def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.
         step = arm.step()
         model, guide = parts.student.build(data.spec), Single(deepcopy(teacher), trained=step.trains_teacher)
         loader = loader_for(recipe, parts, data, data.splits.train)
-        distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting(), balancer=arm.balancer()).build(loader)
+        weighting, balancer, per = arm.weighting(), arm.balancer(), recipe.per
+        distiller = Distiller(model, guide, arm.objective(), weighting=weighting, balancer=balancer, per=per).build(loader)
         fit(
             distiller,
             loader,

@@ -3,7 +3,7 @@
 import time
 import warnings
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,95 +12,32 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
-from limbeck.core.batch import Batch
-from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective
-from limbeck.data.loader import Loader, whole
-from limbeck.data.splits import Splits, split
+from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.experiment import folder as files
 from limbeck.experiment.arms import Arm, labels_only
-from limbeck.experiment.logbook import Advance, Logbook, SampleTracker, answers, figures_of
+from limbeck.experiment.ending import Ending
+from limbeck.experiment.logbook import Advance, Logbook, SampleTracker
+from limbeck.experiment.measuring import figures_of, validated
 from limbeck.experiment.progress import Progress
 from limbeck.experiment.recipe import Parts, Recipe
+from limbeck.experiment.seeded import Seeded, given_teacher, loader_for
 from limbeck.influence.task import Distillation
-from limbeck.models.spec import Architecture, DataSpec
+from limbeck.models.deepensemble import DeepEnsemble
+from limbeck.models.spec import Architecture
 from limbeck.teachers.single import Single
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.fit import fit
 from limbeck.training.steps.student import Student
+from limbeck.weighting.uniform import Uniform
 
 TEACHER = "teacher"
+AFRESH = 2**32
+"""Between the random states that nets of one seed begin with, so that no two seeds share one."""
 PAUSE_S = 5.0
 """Least time between two checkpoints where the recipe does not say how often, in seconds."""
-
-
-@dataclass(frozen=True)
-class Seeded:
-    """All that the arms of one seed share.
-
-    Args:
-        seed: The seed.
-        splits: Rows of the source.
-        labels: int64 [N] what is trained on: the labels as given, with the true ones on the query rows.
-        queries: The query set with trusted labels.
-        validation: What choices are made on.
-        test: What figures are taken on, once.
-        clean: bool [N], true where the trained label is right; None where nobody knows.
-        spec: What nets must know of the data.
-    """
-
-    seed: int
-    splits: Splits
-    labels: Tensor
-    queries: Batch
-    validation: Batch
-    test: Batch
-    clean: Tensor | None
-    spec: DataSpec
-
-
-def seeded(recipe: Recipe, parts: Parts, seed: int) -> Seeded:
-    """Cut the data for one seed. Query, validation and test carry true labels where they are known."""
-    source = parts.data
-    splits = split(source, seed=seed, query=recipe.query, validation=recipe.validation, test=recipe.test, test_seed=recipe.seed)
-    trusted = source.labels if source.truth is None else source.truth
-    labels = source.labels.clone()
-    labels[splits.query] = trusted[splits.query]
-    return Seeded(
-        seed=seed,
-        splits=splits,
-        labels=labels,
-        queries=whole(source, splits.query, trusted),
-        validation=whole(source, splits.validation, trusted),
-        test=whole(source, splits.test, trusted),
-        clean=None if source.truth is None else labels == source.truth,
-        spec=DataSpec(source.kind, tuple(source.input_shape), len(source.classes), source.vocabulary),
-    )
-
-
-def given_teacher(parts: Parts, spec: DataSpec) -> nn.Module:
-    """The teacher with the weights that the recipe names.
-
-    Raises:
-        UsageError: The file is no safetensors file, does not fit the teacher, or holds NaN.
-    """
-    model, path = parts.teacher.build(spec), parts.teacher_weights
-    assert path is not None
-    try:
-        model.load_state_dict(load_file(path))
-    except Exception as error:
-        why = str(error).strip().splitlines()[:2][-1].strip().rstrip(".")
-        raise UsageError(f"teacher_weights: {path} does not fit {parts.teacher!r} for {spec.classes} classes ({why}).") from error
-    if not all(bool(torch.isfinite(part).all()) for part in model.state_dict().values()):
-        raise UsageError(f"teacher_weights: {path} holds NaN or infinite numbers; train the teacher anew.")
-    return model
-
-
-def loader_for(recipe: Recipe, parts: Parts, data: Seeded, rows: Tensor) -> Loader:
-    """Training batches of these rows, in the order that all arms of the seed share."""
-    return Loader(parts.data, rows, batch_size=recipe.batch_size, seed=data.seed, labels=data.labels, transform=parts.transform)
 
 
 @dataclass(frozen=True)
@@ -115,7 +52,7 @@ class Unit:
         seconds: How long it took.
         samples: Last and mean weight by identity, [N] each.
         teacher_after: Test accuracy of the teacher after a step that updates it.
-        own_teacher: That teacher; None where the step leaves the seed's teacher as it is.
+        own_teacher: That teacher, or the student before in a chain of generations; None for the seed's teacher as it is.
         objective: The terms with their trained parts; None for a teacher that was read.
     """
 
@@ -130,9 +67,29 @@ class Unit:
     objective: Objective | None = None
 
     @property
+    def tuned(self) -> str | None:
+        """The objective with what its terms chose on validation samples; None where none chooses."""
+        return repr(self.objective) if self.objective is not None and self.objective.tunes else None
+
+    @property
     def deployed(self) -> Tapped:
         """The net to be used: the model itself, or what the objective makes of it."""
         return Tapped(self.model if self.objective is None else self.objective.deploy(self.model))
+
+
+def _numbered(arm: Arm, number: int, what: str) -> Arm:
+    """The arm of one of several nets that are trained for it."""
+    return replace(arm, name=f"{arm.name}-{number}", title=f"{arm.title}, {what} {number}")
+
+
+def _after(before: list[Unit], last: Unit) -> Unit:
+    """The last unit with what the ones before it left in the logs, and their time."""
+    return replace(
+        last,
+        rows=[row for unit in [*before, last] for row in unit.rows],
+        events=[event for unit in [*before, last] for event in unit.events],
+        seconds=sum(unit.seconds for unit in [*before, last]),
+    )
 
 
 def scored(objective: Objective, student: nn.Module, teacher: nn.Module) -> tuple[Tapped, Distillation]:
@@ -161,6 +118,21 @@ class Worker:
     home: Path
     progress: Progress
 
+    @property
+    def teachers(self) -> tuple[Architecture, ...]:
+        """The nets that are trained as teachers; none where their weights are given."""
+        if self.parts.teacher_weights is not None or self.recipe.teacher_epochs == 0:
+            return ()
+        return tuple(self.parts.teacher.members) if isinstance(self.parts.teacher, DeepEnsemble) else (self.parts.teacher,)
+
+    def generations(self, arm: Arm) -> int:
+        """How many students an arm trains one after the other; one where none could teach the next."""
+        return self.recipe.generations if "teacher" in arm.objective().needs else 1
+
+    def units(self, arms: list[Arm]) -> int:
+        """Nets that are trained for every seed."""
+        return len(self.teachers) + sum(map(self.generations, arms))
+
     def steps(self, data: Seeded, *, teacher: bool = False) -> int:
         """Optimiser steps of every student, or of the teacher: the same for all arms, whatever rows they train on."""
         epochs = self.recipe.teacher_epochs if teacher else self.recipe.epochs
@@ -168,25 +140,49 @@ class Worker:
         return epochs * max(rows // self.recipe.batch_size, 1)
 
     def teacher(self, data: Seeded) -> Unit:
-        """The teacher: trained on the labels as given, or read from the file that the recipe names."""
-        if self.parts.teacher_weights is not None:
+        """The teacher: trained on the labels as given, each member of an ensemble by itself, or read from a file, or as built."""
+        if self.parts.teacher_weights is not None or self.recipe.teacher_epochs == 0:
             return self._read_teacher(data)
-        arm = Arm(TEACHER, "Teacher", lambda: Distiller(nn.Identity(), None, labels_only()).weighting, Student, labels_only)
-        return self._unit(arm, data, self.parts.teacher, None, salt=0)
+        arm = Arm(TEACHER, "Teacher", Uniform, Student, labels_only)
+        if not isinstance(self.parts.teacher, DeepEnsemble):
+            return self._unit(arm, data, self.parts.teacher, None, salt=0)
+        members = [
+            self._unit(_numbered(arm, number, "member"), data, member, None, salt=number * AFRESH)
+            for number, member in enumerate(self.teachers, start=1)
+        ]
+        return self._joined(members, self.parts.teacher, data)
 
     def student(self, arm: Arm, data: Seeded, teacher: nn.Module) -> Unit:
-        """One arm's student; all arms of a seed begin with the same weights and see samples in the same order."""
-        return self._unit(arm, data, self.parts.student, teacher, salt=1)
+        """One arm's student; all arms of a seed begin with the same weights and see samples in the same order.
+
+        In a chain of generations the one before, with first weights of its own, is the teacher of the next.
+        """
+        before: list[Unit] = []
+        for number in range(1, self.generations(arm)):
+            own, guide = _numbered(arm, number, "generation"), before[-1].model if before else teacher
+            before.append(self._unit(own, data, self.parts.student, guide, salt=number * AFRESH + 1))
+        unit = self._unit(arm, data, self.parts.student, before[-1].model if before else teacher, salt=1)
+        if not before:
+            return unit
+        return replace(_after(before, unit), own_teacher=before[-1].model if unit.own_teacher is None else unit.own_teacher)
+
+    def _joined(self, members: list[Unit], ensemble: DeepEnsemble, data: Seeded) -> Unit:
+        """The ensemble of trained members, with figures of its own."""
+        model = ensemble.joined([member.model for member in members])
+        found, validation = (figures_of(Tapped(model), part) for part in (data.test, data.validation))
+        unit = Unit(model, {**found.named(), **validated(validation)}, [], [], 0.0, {})
+        return _after(members, unit)
 
     def _read_teacher(self, data: Seeded) -> Unit:
+        torch.manual_seed(data.seed * 2)
         model = given_teacher(self.parts, data.spec)
         found = figures_of(Tapped(model), data.test)
-        return Unit(model, asdict(found), [], [], 0.0, {})
+        return Unit(model, found.named(), [], [], 0.0, {})
 
     def _unit(self, arm: Arm, data: Seeded, architecture: Architecture, teacher: nn.Module | None, *, salt: int) -> Unit:
         """Train, or take from the folder what an earlier start of the same run has finished."""
         name = f"seed{data.seed}-{arm.name}"
-        steps = self.steps(data, teacher=arm.name == TEACHER)
+        steps = self.steps(data, teacher=teacher is None)
         self.progress.unit(f"seed {data.seed} · {arm.title}", steps)
         torch.manual_seed(data.seed * 2 + salt)
         model = architecture.build(data.spec)
@@ -212,13 +208,17 @@ class Worker:
         keeper: Keeper,
         said: list[warnings.WarningMessage],
     ) -> Unit:
-        recipe, spec = self.recipe, self.parts.optimizer if arm.name != TEACHER else self.parts.teacher_optimizer
+        recipe, spec = self.recipe, self.parts.teacher_optimizer if teacher is None else self.parts.optimizer
         step, began = arm.step(), time.perf_counter()
         distiller, loader = self._distiller(arm, data, model, teacher)
         labels = {"seed": data.seed, "arm": arm.name}
-        log = Logbook(labels, len(loader), data.validation.to(self.engine.device), data.clean, said)
+        validation, average = data.validation.to(self.engine.device), arm.average()
+        ending = Ending(average, loader, validation)
+        log = Logbook(labels, len(loader), validation, data.clean, said, ending.net)
         tracker = SampleTracker(len(self.parts.data))
-        schedule, epochs = self.parts.schedule, recipe.teacher_epochs if arm.name == TEACHER else recipe.epochs
+        if average is not None:
+            average.begin(steps, validation)
+        schedule, epochs = self.parts.schedule, recipe.teacher_epochs if teacher is None else recipe.epochs
         fit(
             distiller,
             loader,
@@ -232,15 +232,18 @@ class Worker:
             accumulate=recipe.accumulate,
             seed=data.seed,
             clean=data.clean,
-            callbacks=[log, tracker, Advance(self.progress)],
+            callbacks=[*([] if average is None else [average]), log, tracker, Advance(self.progress)],
             keeper=keeper,
         )
+        ending.bring(distiller)
+        log.note(steps, ending.missed)
         return self._unit_of(distiller, data, log, tracker, moved=step.trains_teacher, seconds=time.perf_counter() - began)
 
     def _distiller(self, arm: Arm, data: Seeded, model: nn.Module, teacher: nn.Module | None) -> tuple[Distiller, Loader]:
         """All parts of an arm's training, put together, with the batches that it trains on."""
         guide = None if teacher is None else Single(deepcopy(teacher), trained=arm.step().trains_teacher)
-        distiller = Distiller(model, guide, arm.objective(), weighting=arm.weighting(), balancer=arm.balancer())
+        weighting, balancer, per = arm.weighting(), arm.balancer(), self.recipe.per
+        distiller = Distiller(model, guide, arm.objective(), weighting=weighting, balancer=balancer, per=per)
         rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
         loader = loader_for(self.recipe, self.parts, data, rows)
         return distiller.build(loader), loader
@@ -251,12 +254,11 @@ class Worker:
         """The finished training as a unit, with its figures on validation and test."""
         test, guide = data.test.to(self.engine.device), distiller.teacher
         kept = distiller.deployed()
-        found = figures_of(kept, test, None if guide is None else answers(guide, test))
-        validation = figures_of(kept, log.validation).accuracy
+        found, validation = figures_of(kept, test, guide), figures_of(kept, log.validation)
         after = figures_of(guide, test).accuracy if guide is not None and moved else None
         return Unit(
             model=distiller.student.model.cpu(),
-            figures={**asdict(found), "validation_accuracy": validation},
+            figures={**found.named(), **validated(validation)},
             rows=log.rows,
             events=log.events,
             seconds=seconds,

@@ -19,7 +19,7 @@ class Chain:
         transforms: At least one.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or one is no transform.
 
     >>> from limbeck import CropFlip, MixUp
     >>> Chain(CropFlip(), MixUp())
@@ -29,6 +29,9 @@ class Chain:
     def __init__(self, *transforms: Transform) -> None:
         if not transforms:
             raise UsageError("Chain: needs at least one transform, as in Chain(CropFlip(), MixUp()).")
+        strange = [part for part in transforms if not callable(part)]
+        if strange:
+            raise UsageError(f"Chain: each part must be a transform such as CropFlip(), got {strange[0]!r}.")
         self.transforms = transforms
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:

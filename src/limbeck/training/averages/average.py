@@ -2,16 +2,17 @@
 
 from abc import abstractmethod
 from copy import deepcopy
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from limbeck.align.taps import Tapped
-from limbeck.core.objective import Objective
+from limbeck.core.batch import Batch
+from limbeck.core.outputs import Views
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
+from limbeck.influence.restoring import modes_restored
 from limbeck.training.callback import Callback
 
 Weights = dict[str, Tensor]
@@ -29,33 +30,62 @@ def moved(mean: Weights, new: Weights, share: float) -> Weights:
     return {name: part + share * (new[name] - part) for name, part in mean.items()}
 
 
+def twin(distiller: Distiller) -> Distiller:
+    """A copy of what is trained, the student and the terms' own parts; all else is shared with the original."""
+    shared = (distiller.teacher, distiller.weighting, distiller.balancer)
+    return deepcopy(distiller, {id(part): part for part in shared})
+
+
 class Average(Callback):
     """Looks on while the student trains, and gives a net with averaged weights afterwards."""
+
+    def begin(self, steps: int, validation: Batch) -> None:
+        """Told before a training how long it is, and on which samples choices may be made.
+
+        Raises:
+            UsageError: The training is too short for an average.
+        """
 
     @abstractmethod
     def weights(self) -> Weights | None:
         """The average so far; None where there is none yet."""
 
-    def averaged(self, distiller: Distiller, loader: Loader | None = None) -> Tapped:
-        """The net to be used: as `Distiller.deployed`, with the average in the place of the last weights.
+    def place(self, distiller: Distiller, loader: Loader | None = None) -> None:
+        """Put the average in the place of the distiller's last weights; before there is one, nothing changes.
 
-        Before there is an average it has the present weights. Buffers are those of the student; running statistics of batch
-        normalisation do not fit averaged weights and are taken anew where batches are given.
+        Buffers stay as they are; running statistics of batch normalisation do not fit averaged weights and are taken anew where
+        batches are given. The global random numbers go on as if nothing had been.
 
         Args:
-            distiller: The one that was trained, which stays as it is.
+            distiller: The one that was trained.
             loader: Training batches to take the statistics from, in one pass; None keeps the student's, which is right where
                 they were frozen.
         """
-        mean = self.weights()  # by the names that parameters have in the distiller, and so in this copy of its two parts
-        copy = deepcopy(nn.ModuleDict({"student": distiller.student, "objective": distiller.objective}))
-        if mean is not None:
-            with torch.no_grad():
-                for name, part in copy.named_parameters():
-                    if name in mean:
-                        part.copy_(mean[name])
-        kept = Tapped(cast(Objective, copy["objective"]).deploy(cast(Tapped, copy["student"]).model))
+        mean = self.weights()
+        if mean is None:
+            return
+        with torch.no_grad():
+            for name, part in distiller.named_parameters():
+                if name in mean:
+                    part.copy_(mean[name])
         if loader is not None:
-            device = next(kept.parameters()).device
-            update_bn((batch.to(device) for batch in loader.epoch(0)), kept)
-        return kept
+            device, passes = next(distiller.student.parameters()).device, _Passes(distiller)
+            with modes_restored(passes, training=True), torch.random.fork_rng():
+                update_bn((batch.to(device) for batch in loader.epoch(0)), passes)
+
+    def averaged(self, distiller: Distiller, loader: Loader | None = None) -> Tapped:
+        """The net to be used: as `Distiller.deployed`, after `place` on a copy; the distiller stays as it is."""
+        copy = twin(distiller)
+        self.place(copy, loader)
+        return copy.deployed()
+
+
+class _Passes(nn.Module):
+    """Student and terms on a batch: all whose running statistics a training batch moves, and not the teacher."""
+
+    def __init__(self, distiller: Distiller) -> None:
+        super().__init__()
+        self.student, self.objective, self.teach = distiller.student, distiller.objective, distiller.teach
+
+    def forward(self, batch: Batch) -> None:
+        self.objective(Views(self.student(batch), self.teach(batch), batch))

@@ -9,7 +9,6 @@ from limbeck.core.batch import Batch
 from limbeck.core.checks import positive, whole
 from limbeck.core.errors import UsageError
 from limbeck.influence.restoring import modes_restored
-from limbeck.influence.task import label_loss
 from limbeck.training.averages.average import Average, Weights, moved, weights_of
 from limbeck.training.training import Record, Training
 
@@ -91,13 +90,13 @@ class SWAD(Average):
         patience: N_s, >= 1.
         tolerance: N_e, >= 1.
         ratio: r, > 0.
-        validation: What the loss is taken on; None for the run's query set.
+        validation: What the loss is taken on; None for the validation samples of a run by recipe, else for the query set.
 
     Raises:
         UsageError: An argument is out of its range, or there are no validation samples.
 
     Reference: Cha et al., 2021, arXiv:2102.08604, as Berezovskiy, Morozov, 2023, arXiv:2309.11446, use it for distillation.
-    Differs from the papers: the validation loss is label cross-entropy of the student as it is trained.
+    Differs from the papers: the validation loss is label cross-entropy of the net that would be kept.
 
     >>> SWAD(every=50)
     SWAD(every=50, patience=3, tolerance=6, ratio=1.3)
@@ -114,6 +113,19 @@ class SWAD(Average):
         self.count = 0
         self.segment: Weights | None = None
 
+    def begin(self, steps: int, validation: Batch) -> None:
+        """Take these samples for the validation loss where none were named, and see that there are enough segments.
+
+        Raises:
+            UsageError: The training ends before the valley can be found.
+        """
+        self.validation = validation if self.validation is None else self.validation
+        if self.every * self.valley.patience > steps:
+            raise UsageError(
+                f"SWAD: {self.valley.patience} segments of {self.every} steps are more than the {steps} steps of the training; "
+                "choose a smaller `every`."
+            )
+
     def after_step(self, training: Training, record: Record) -> None:
         """Take the student's weights in; at the end of a segment, its loss.
 
@@ -129,7 +141,7 @@ class SWAD(Average):
         if self.count == self.every:
             student = training.distiller.student
             with modes_restored(student, training=False), torch.no_grad():
-                loss = float(label_loss(student, batch.to(training.engine.device)).double().mean())
+                loss = float(training.distiller.task().query_loss(student, batch.to(training.engine.device)).double().mean())
             self.valley.add(loss, self.segment)
             self.count, self.segment = 0, None
 

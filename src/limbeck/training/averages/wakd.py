@@ -2,7 +2,9 @@
 
 from typing import Any, final
 
+from limbeck.core.batch import Batch
 from limbeck.core.checks import whole
+from limbeck.core.errors import UsageError
 from limbeck.training.averages.average import Average, Weights, moved, weights_of
 from limbeck.training.training import Record, Training
 
@@ -27,6 +29,17 @@ class WAKD(Average):
         self.start = whole(start, "WAKD: start", least=0)
         self.count = 0
         self.mean: Weights | None = None
+
+    def begin(self, steps: int, validation: Batch) -> None:
+        """See that the average begins before the training ends.
+
+        Raises:
+            UsageError: It does not.
+        """
+        if self.start >= steps:
+            raise UsageError(
+                f"WAKD: start={self.start} must lie within the training, which has {steps} steps; take {steps // 10} (10 %)."
+            )
 
     def after_step(self, training: Training, record: Record) -> None:
         """Take the student's weights in."""

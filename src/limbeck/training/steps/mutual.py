@@ -13,10 +13,11 @@ from limbeck.core.objective import Objective, as_objective
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term
 from limbeck.data.loader import Loader
+from limbeck.functional.ensembles import mean_of
 from limbeck.influence.restoring import modes_restored
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
-from limbeck.teachers.ensemble import Ensemble, mean_of
+from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.single import Single
 from limbeck.training.training import Record, Training
 from limbeck.training.weighted import average_gradients, weighted_backward

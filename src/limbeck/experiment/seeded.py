@@ -1,0 +1,82 @@
+"""What all arms of one seed share: the data cut into its parts, a given teacher, and the batches."""
+
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from limbeck.core.batch import Batch
+from limbeck.core.errors import UsageError
+from limbeck.data.loader import Loader, whole
+from limbeck.data.splits import Splits, split
+from limbeck.experiment.recipe import Parts, Recipe
+from limbeck.models.spec import DataSpec
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """All that the arms of one seed share.
+
+    Args:
+        seed: The seed.
+        splits: Rows of the source.
+        labels: int64 [N], or [N, L] for language: what is trained on, the labels as given, with the true ones on the query rows.
+        queries: The query set with trusted labels.
+        validation: What choices are made on.
+        test: What figures are taken on, once.
+        clean: bool [N], true where what is trained on is right; None where nobody knows.
+        spec: What nets must know of the data.
+    """
+
+    seed: int
+    splits: Splits
+    labels: Tensor
+    queries: Batch
+    validation: Batch
+    test: Batch
+    clean: Tensor | None
+    spec: DataSpec
+
+
+def seeded(recipe: Recipe, parts: Parts, seed: int) -> Seeded:
+    """Cut the data for one seed. Query, validation and test carry true labels where they are known."""
+    source = parts.data
+    splits = split(source, seed=seed, query=recipe.query, validation=recipe.validation, test=recipe.test, test_seed=recipe.seed)
+    trusted = source.labels if source.truth is None else source.truth
+    labels = source.labels.clone()
+    labels[splits.query] = trusted[splits.query]
+    return Seeded(
+        seed=seed,
+        splits=splits,
+        labels=labels,
+        queries=whole(source, splits.query, trusted),
+        validation=whole(source, splits.validation, trusted),
+        test=whole(source, splits.test, trusted),
+        clean=source.right(labels),
+        spec=DataSpec(source.kind, tuple(source.input_shape), source.outputs, source.vocabulary),
+    )
+
+
+def given_teacher(parts: Parts, spec: DataSpec) -> nn.Module:
+    """The teacher with the weights that the recipe names, or as it is built where it names none.
+
+    Raises:
+        UsageError: The file is no safetensors file, does not fit the teacher, or holds NaN.
+    """
+    model, path = parts.teacher.build(spec), parts.teacher_weights
+    if path is None:
+        return model
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:
+        why = str(error).strip().splitlines()[:2][-1].strip().rstrip(".")
+        raise UsageError(f"teacher_weights: {path} does not fit {parts.teacher!r} for {spec.classes} classes ({why}).") from error
+    if not all(bool(torch.isfinite(part).all()) for part in model.state_dict().values()):
+        raise UsageError(f"teacher_weights: {path} holds NaN or infinite numbers; train the teacher anew.")
+    return model
+
+
+def loader_for(recipe: Recipe, parts: Parts, data: Seeded, rows: Tensor) -> Loader:
+    """Training batches of these rows, in the order that all arms of the seed share."""
+    return Loader(parts.data, rows, batch_size=recipe.batch_size, seed=data.seed, labels=data.labels, transform=parts.transform)
