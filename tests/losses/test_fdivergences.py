@@ -16,10 +16,8 @@ from limbeck.losses.logits.reversekl import ReverseKL
 from limbeck.losses.logits.skewkl import SkewKL
 from limbeck.losses.logits.skewreversekl import SkewReverseKL
 from limbeck.losses.logits.totalvariation import TotalVariation
-from support.makers import normal, views
+from support.makers import LLM_STUDENT, LLM_TEACHER, normal, views
 
-LLM_TEACHER = torch.tensor([[2, 1, 0.5, -1], [0, 0, 3, 1]], dtype=torch.float64)
-LLM_STUDENT = torch.tensor([[1, 1.5, 0, -0.5], [0.5, -0.5, 1, 2]], dtype=torch.float64)
 P = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
 Q = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
 

@@ -23,6 +23,9 @@ from limbeck.testing.makers import views as views
 STUDENT = torch.tensor([[1, 0.2, -0.5, 0.3], [-0.1, 0.8, 0.4, -0.9], [0.4, -0.2, 0.1, 1.1]], dtype=torch.float64)
 TEACHER = torch.tensor([[2, 0.5, -1, 1], [0.3, 1.2, 1.5, -1], [-0.5, 0.3, 0.9, 1.8]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 3])
+LLM_TEACHER = torch.tensor([[2, 1, 0.5, -1], [0, 0, 3, 1]], dtype=torch.float64)
+LLM_STUDENT = torch.tensor([[1, 1.5, 0, -0.5], [0.5, -0.5, 1, 2]], dtype=torch.float64)
+"""The reference rows of the language models' sheets."""
 
 
 def golden_views() -> Views:

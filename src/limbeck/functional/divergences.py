@@ -22,13 +22,14 @@ def log_softmax(logits: Tensor, T: float | Tensor = 1.0) -> Tensor:
     return F.log_softmax(full_precision(logits) / T, dim=-1)
 
 
-def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of log-probabilities [..., C] -> [...]. With p the teacher this is the forward, mode-covering divergence.
+def kl_summands(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """P (log p - log q) class by class, [..., C]; a class with p = 0 adds 0, also where its log-probability is -inf."""
+    return log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, torch.zeros_like(log_p))
 
-    A class with p = 0 adds 0, also where its log-probability is -inf.
-    """
-    gap = torch.where(log_p > -torch.inf, log_p - log_q, torch.zeros_like(log_p))
-    return (log_p.exp() * gap).sum(-1)
+
+def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) of log-probabilities [..., C] -> [...]. With p the teacher this is the forward, mode-covering divergence."""
+    return kl_summands(log_p, log_q).sum(-1)
 
 
 def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from limbeck.testing import balancers, terms
 from limbeck.testing.makers import FeatureKind, feature_views, random_views, scene, token_views
 
 KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
+LOGITS: list[Callable[[], Views]] = [random_views, token_views]
 
 
 @final
@@ -100,8 +101,8 @@ def assert_says_what_it_is(row: Row) -> None:
 
 
 def assert_takes_some_views(row: Row) -> None:
-    """A term takes logits with one row per sample, or features of some kind; what it does not take it refuses in one sentence."""
-    kinds = [random_views] if not _on_features(row) else [partial(feature_views, kind) for kind in KINDS]
+    """A term takes logits of samples or of tokens, or features of some kind; what it does not take it refuses in one sentence."""
+    kinds: list[Callable[[], Views]] = [partial(feature_views, kind) for kind in KINDS] if _on_features(row) else LOGITS
     assert any(built(row, make()) is not None for make in kinds)
 
 

@@ -1,6 +1,6 @@
 """Views, features and scenes of random numbers, all from seeds: what terms are tried on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -10,6 +10,7 @@ from limbeck.align.taps import PENULTIMATE
 from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Scene
+from limbeck.losses.logits.swing import PRIVACY
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -27,24 +28,32 @@ def labels(*shape: int, classes: int, seed: int = 0) -> Tensor:
     return torch.randint(classes, shape, generator=generator(seed))
 
 
-def views(student: Tensor, teacher: Tensor | None, targets: Tensor | None, mask: Tensor | None = None) -> Views:
+def views(
+    student: Tensor,
+    teacher: Tensor | None,
+    targets: Tensor | None,
+    mask: Tensor | None = None,
+    meta: Mapping[str, Tensor] | None = None,
+) -> Views:
     """Views on samples whose inputs do not matter."""
-    batch = Batch(torch.zeros(len(student), 1), targets, torch.arange(len(student)), mask)
+    batch = Batch(torch.zeros(len(student), 1), targets, torch.arange(len(student)), mask, {} if meta is None else meta)
     return Views(Outputs(student), None if teacher is None else Outputs(teacher), batch)
 
 
 def random_views(seed: int = 0, rows: int = 6, classes: int = 5) -> Views:
-    """[B, C] logits of both sides, with labels."""
+    """[B, C] logits of both sides, with labels, and a column `privacy`."""
     student, teacher = normal(rows, classes, seed=seed), normal(rows, classes, seed=seed + 1)
-    return views(student, teacher, labels(rows, classes=classes, seed=seed))
+    meta = {PRIVACY: normal(rows, seed=seed).sigmoid()}
+    return views(student, teacher, labels(rows, classes=classes, seed=seed), meta=meta)
 
 
 def token_views(seed: int = 0, rows: int = 6, length: int = 4, classes: int = 5) -> Views:
-    """[B, L, V] logits; samples have 1 to L counted tokens."""
+    """[B, L, V] logits and a column `privacy`; samples have 1 to L counted tokens."""
     student, teacher = normal(rows, length, classes, seed=seed), normal(rows, length, classes, seed=seed + 1)
     counted = torch.arange(rows) % length + 1
     mask = torch.arange(length) < counted.unsqueeze(1)
-    return views(student, teacher, labels(rows, length, classes=classes, seed=seed), mask)
+    meta = {PRIVACY: normal(rows, length, seed=seed).sigmoid()}
+    return views(student, teacher, labels(rows, length, classes=classes, seed=seed), mask, meta)
 
 
 FeatureKind = Literal["maps", "vectors", "tokens"]
