@@ -118,6 +118,8 @@ def test_noise_is_counted_over_the_open_rows(save):
         ({}, {"ignore": ["agee"]}, "there is no column 'agee' to ignore; did you mean 'age'?"),
         ({}, {"ignore": ["age", "height", "colour"]}, "no column but the label is left to learn from"),
         ({"age": [1, None] * 12}, {}, "column 'age' has 12 empty cells, the first in row 1; fill or remove them."),
+        ({"label": ["yes", "no", ""] * 8}, {}, "column 'label' has 8 empty cells, the first in row 2; fill or remove them."),
+        ({"colour": ["red", "blue"] * 11 + ["red", " "]}, {}, "column 'colour' has 1 empty cell, the first in row 23; fill"),
         ({"height": [1.0, float("inf")] * 12}, {}, "column 'height' is inf in row 1; mend or remove that row."),
         ({"label": [0, 1.5] * 12}, {}, "labels must be whole numbers from 0, got 1.5 in row 1"),
         ({"label": [0, -1] * 12}, {}, "labels must be whole numbers from 0, got -1 in row 1"),
@@ -133,6 +135,21 @@ def test_wrong_tables_are_refused(save, changes, said, message):
         Table(save(**changes), **said)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [60, 1200])
+def test_a_slip_among_numbers_does_not_make_them_words(tmp_path, rows):
+    path = tmp_path / "t.csv"
+    values = [f"{row / 7:.3f}" if row != 4 else "1,5x" for row in range(rows)]
+    csv.write_csv(pa.table({"height": values, "label": [0, 1] * (rows // 2)}), path)
+    with pytest.raises(DataError, match=r"column 'height' holds numbers, but '1,5x' in row 4; mend or remove that row"):
+        Table(str(path))
+
+
+def test_codes_that_are_partly_numbers_stay_words(tmp_path):
+    path = tmp_path / "t.csv"
+    csv.write_csv(pa.table({"size": ["36", "38", "40", "S", "M", "L"] * 4, "label": [0, 1] * 12}), path)
+    assert Table(str(path)).columns == ("size=36", "size=38", "size=40", "size=L", "size=M", "size=S")
 
 
 def test_free_text_is_not_taken_for_a_category(tmp_path):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Column: TypeAlias = pa.ChunkedArray[Any]
 
 MOST_WORDS = 32  # words of a column that get a place of their own; rarer ones share the place "other"
+_MISREAD = 0.9  # a share of numbers above this among many different words, and the others are taken for slips of the pen
 _FREE_TEXT = 1000  # more different words than this, in more than half of the rows, and a column is taken for free text
 
 
@@ -73,16 +74,31 @@ def column(table: pa.Table, key: str, path: str | Path, who: str) -> Column:
     if key not in names:
         raise DataError(f"{who}: '{path}' has no column '{key}', only {', '.join(names)}{nearest(key, names) or '.'}")
     found = table.column(key)
-    if found.null_count:
-        row = found.is_null().to_pylist().index(True)
-        raise DataError(f"{who}: column '{key}' has {found.null_count} empty cells, the first in row {row}; fill or remove them.")
+    _refuse_empty(found.is_null().to_pylist(), key, who)
     return found
 
 
-def numbered(label: Column, truth: Column | None, who: str) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
-    """Labels and true labels as int64 [N], and the class names: words count in alphabetical order, numbers stay as they are."""
+def _refuse_empty(cells: list[bool], key: str, who: str) -> None:
+    """See that no cell of a column is empty.
+
+    Raises:
+        DataError: One is.
+    """
+    if any(cells):
+        count = f"{sum(cells)} empty cell{'s' if sum(cells) > 1 else ''}"
+        raise DataError(f"{who}: column '{key}' has {count}, the first in row {cells.index(True)}; fill or remove them.")
+
+
+def numbered(label: Column, truth: Column | None, key: str, who: str) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
+    """Labels, in the column `key`, and true labels as int64 [N], and the class names.
+
+    Words count in alphabetical order, numbers stay as they are.
+
+    Raises:
+        DataError: A label is empty, or no whole number from 0.
+    """
     if not _is_number(label.type):
-        words, true_words = _texts(label), None if truth is None else _texts(truth)
+        words, true_words = _words(label, key, who), None if truth is None else _words(truth, "true_label", who)
         classes = tuple(sorted({*words, *(true_words or ())}))
         number = {name: i for i, name in enumerate(classes)}
         true = None if true_words is None else torch.tensor([number[word] for word in true_words])
@@ -116,7 +132,7 @@ def encode(table: pa.Table, names: list[str], training: Tensor, path: str | Path
         if _is_number(values.type) or pa.types.is_boolean(values.type):
             parts.append(_numbers(values, name, training, who))
         elif _is_word(values.type):
-            parts.append(_one_hot(_texts(values), name, training, who))
+            parts.append(_one_hot(_words(values, name, who), name, training, who))
         else:
             raise DataError(
                 f"{who}: column '{name}' holds {values.type}, neither numbers nor words; leave it out with ignore=['{name}']."
@@ -138,6 +154,10 @@ def _numbers(values: Column, name: str, training: Tensor, who: str) -> Encoded:
 
 def _one_hot(words: list[str], name: str, training: Tensor, who: str) -> Encoded:
     distinct = len(set(words))
+    misread = [row for row, word in enumerate(words) if not _reads_as_number(word)]
+    if distinct > MOST_WORDS and 0 < len(misread) < (1 - _MISREAD) * len(words):
+        row = misread[0]
+        raise DataError(f"{who}: column '{name}' holds numbers, but {words[row]!r} in row {row}; mend or remove that row.")
     if distinct > _FREE_TEXT and distinct > len(words) / 2:
         raise DataError(f"{who}: column '{name}' looks like free text; say text='{name}' or ignore=['{name}'].")
     counts = Counter(words[row] for row in training.tolist())
@@ -166,6 +186,21 @@ def texts(table: pa.Table, names: list[str], path: str | Path, who: str) -> list
 
 def _texts(values: Column) -> list[str]:
     return [str(value) for value in values.to_pylist()]
+
+
+def _words(values: Column, key: str, who: str) -> list[str]:
+    """The texts of a column of words, none of them blank: a CSV file's empty cell is no null where a column holds words."""
+    found = _texts(values)
+    _refuse_empty([not word.strip() for word in found], key, who)
+    return found
+
+
+def _reads_as_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_number(kind: pa.DataType) -> bool:

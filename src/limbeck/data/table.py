@@ -53,7 +53,7 @@ class Tabular(InMemory):
         self.table, self.words = table, text
         given = column(table, label, place, name)
         truth = column(table, "true_label", place, name) if "true_label" in table.column_names else None
-        labels, true, found = numbered(given, truth, name)
+        labels, true, found = numbered(given, truth, label, name)
         test_rows = fixed_test_rows(table, place, name)
         training = rows_without(len(labels), test_rows)
         if text is not None:
