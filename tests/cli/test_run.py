@@ -99,3 +99,23 @@ def test_report_renders_again(calls: Calls, capsys: pytest.CaptureFixture[str]) 
     assert main(["report", "here"]) == 0
     assert capsys.readouterr().out == "report: here/report.html\n"
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("begun", "said"),
+    [
+        (True, "limbeck: stopped; go on with `limbeck run --resume there`."),
+        (False, "limbeck: stopped before the run began; nothing was written."),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    begun: bool, said: str, calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(recipe: Recipe, folder: Path, **_: object) -> None:
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text(recipe.resolved() if begun else "an older run")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["limbeck.experiment.run"], "run", run)
+    assert main(["run", "digits", "--out", "there", "--quiet"]) == 1
+    assert capsys.readouterr().err.strip() == said

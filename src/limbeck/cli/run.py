@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from limbeck.core.errors import UsageError
+from limbeck.core.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from limbeck.experiment.recipe import Recipe
@@ -88,8 +88,11 @@ def _carry_out(recipe: "Recipe", folder: Path, *, resume: bool, replace: bool, q
     from limbeck.report.reading import read_run
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes the first one writes and speaks
-    with progress_for(sys.stderr, quiet=quiet or not first) as progress:
-        experiment.run(recipe, folder, resume=resume, replace=replace, progress=progress)
+    try:
+        with progress_for(sys.stderr, quiet=quiet or not first) as progress:
+            experiment.run(recipe, folder, resume=resume, replace=replace, progress=progress)
+    except KeyboardInterrupt:
+        raise RunError(_stopped(recipe, folder)) from None
     if not first:
         return
     page = render(folder)
@@ -97,3 +100,11 @@ def _carry_out(recipe: "Recipe", folder: Path, *, resume: bool, replace: bool, q
     if verdict is not None:
         typer.echo(verdict.sentence)
     typer.echo(f"report: {page}")
+
+
+def _stopped(recipe: "Recipe", folder: Path) -> str:
+    """What to do after Ctrl-C. A folder that was not opened yet may hold an older run, which is not this one."""
+    file = folder / "recipe.yaml"
+    if file.is_file() and file.read_text("utf-8") == recipe.resolved():
+        return f"stopped; go on with `limbeck run --resume {folder}`."
+    return "stopped before the run began; nothing was written."
