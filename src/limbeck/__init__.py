@@ -127,6 +127,8 @@ _PLACES: Mapping[str, str] = {
     "Teacher": "limbeck.teachers.teacher:Teacher",
     "Single": "limbeck.teachers.single:Single",
     "Ensemble": "limbeck.teachers.ensemble:Ensemble",
+    "Stored": "limbeck.teachers.stored:Stored",
+    "Served": "limbeck.teachers.served:Served",
     # weights
     "Weighting": "limbeck.weighting.weighting:Weighting",
     "InfluenceWeighting": "limbeck.weighting.influence:InfluenceWeighting",
@@ -374,7 +376,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.models.wrn import WRN as WRN
     from limbeck.students.export import export as export
     from limbeck.teachers.ensemble import Ensemble as Ensemble
+    from limbeck.teachers.served import Served as Served
     from limbeck.teachers.single import Single as Single
+    from limbeck.teachers.stored import Stored as Stored
     from limbeck.teachers.teacher import Teacher as Teacher
     from limbeck.training.averages.swad import SWAD as SWAD
     from limbeck.training.averages.wakd import WAKD as WAKD

@@ -914,6 +914,24 @@ ROWS: tuple[Row, ...] = (
         "their forward passes",
         "experimental",
     ),
+    Row(
+        "Stored",
+        "teachers",
+        "limbeck.teachers.stored:Stored",
+        "Answers that `limbeck cache` wrote, by sample; refuses samples that are not those",
+        "",
+        "a folder of `limbeck cache`",
+        "reading; no teacher in memory",
+    ),
+    Row(
+        "Served",
+        "teachers",
+        "limbeck.teachers.served:Served",
+        "A language model behind an endpoint that gives log-probabilities of prompts",
+        "",
+        "a server such as vLLM's; terms on top-k",
+        "a request per few samples and step",
+    ),
     # steps
     Row(
         "Student",
