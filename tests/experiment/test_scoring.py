@@ -13,7 +13,7 @@ import torch
 from run_makers import tiny
 from torch.testing import assert_close
 
-from limbeck.core.errors import LimbeckError, RunError, UsageError
+from limbeck.core.errors import RunError, UsageError
 from limbeck.experiment import score_files
 from limbeck.experiment.folder import OWN, held
 from limbeck.experiment.kept import kept
@@ -21,6 +21,7 @@ from limbeck.experiment.run import run
 from limbeck.experiment.score_files import ScoreFiles
 from limbeck.experiment.score_tables import Wanted
 from limbeck.experiment.scoring import Scored, score_run
+from limbeck.influence.curvature.exact import Exact
 from limbeck.influence.curvature.identity import Identity
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.explain import explain, removal_curve
@@ -212,6 +213,7 @@ def changed(key: str, value: object) -> Callable[[ScoreFiles], None]:
         (changed("limbeck", "0.0.1"), r"was begun with limbeck=0\.0\.1, not "),
         (changed("torch", "1.0"), r"was begun with torch=1\.0, not "),
         (changed("solver", "EKFAC(damping=0.1)"), r"was begun with solver=EKFAC\(damping=0\.1\), not Identity\(\); "),
+        (changed("settings", {"damping": 0.2}), r"was begun with settings=\{'damping': 0\.2\}, not \{\}; "),
         (changed("explain", 3), "was begun with explain=3, not 0"),
         (lambda home: (home.parts / score_files.BEGUN).write_text("{"), "cannot be read; begin anew with --replace"),
         (lambda home: (home.parts / score_files.BEGUN).unlink(), "there is no scoring of .* to go on with"),
@@ -276,11 +278,13 @@ def test_wishes_out_of_range(wrong: dict[str, Any], said: str) -> None:
         Wanted(**wrong)
 
 
-def test_nothing_is_left_where_a_wish_cannot_be_met(folder: Path, tmp_path: Path) -> None:
-    for out, wanted, said in (
-        ("s.csv", Wanted(), r"--out must end in \.parquet, got .*s\.csv"),
-        ("s.parquet", Wanted(groups="domain"), r"Digits\(.*\) has no domain for each sample"),
+def test_nothing_is_left_of_what_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Exact, "LIMIT", 10)
+    for out, solver, wanted, said in (
+        ("s.csv", SOLVER, Wanted(), r"--out must end in \.parquet, got .*s\.csv"),
+        ("s.parquet", SOLVER, Wanted(groups="domain"), r"Digits\(.*\) has no domain for each sample"),
+        ("s.parquet", Exact(), Wanted(), "Tapped cannot be scored: Exact: the model has 610 trainable parameters"),
     ):
-        with pytest.raises(LimbeckError, match=said):
-            score_run(folder, tmp_path / out, SOLVER, wanted)
+        with pytest.raises(UsageError, match=said):
+            score_run(folder, tmp_path / out, solver, wanted)
     assert names(tmp_path) == set()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from limbeck.core.errors import RunError, UsageError
+from limbeck.core.errors import LimbeckError, RunError, UsageError
 from limbeck.core.files import whole_file
 from limbeck.experiment import folder as files
 from limbeck.influence.matrix import Tile
@@ -83,6 +83,7 @@ class ScoreFiles:
         Raises:
             UsageError: There is one already, or none to resume, or that of another run, solver or version.
             RunError: The folder cannot be made.
+            LimbeckError: What the scoring itself raises.
         """
         if resume:
             self._check(made_of)
@@ -98,7 +99,12 @@ class ScoreFiles:
         with files.held(self.parts, "scoring"):
             if not (self.parts / BEGUN).exists():
                 files.write_json(self.parts / BEGUN, dict(made_of))
-            yield
+            try:
+                yield
+            except LimbeckError:  # what was refused before its first part is as if it had never been asked for
+                if not any(self.parts.glob("*.parquet")):
+                    shutil.rmtree(self.parts)
+                raise
 
     def _check(self, made_of: MadeOf) -> None:
         """See that what is to be resumed is the same.

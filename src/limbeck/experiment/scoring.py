@@ -68,7 +68,8 @@ def score_run(
     progress, solver, wanted, home = progress or Silent(), solver or EKFAC(), wanted or Wanted(), ScoreFiles(out)
     run = kept(folder, allow_python=allow_python)
     groups_of(run, wanted.groups)  # refused before work, where there are none
-    size = wanted.tile or tile_size(run.student, packing=Packing(wanted.keep), samples=len(run.rows))
+    fitting = tile_size(run.student, packing=Packing(wanted.keep), samples=len(run.rows))
+    size = min(wanted.tile or fitting, len(run.data.queries))
     made_of = _made_of(run, solver, wanted, size)
     with by_the_first(run.engine, home.opened(made_of, resume=resume, replace=replace)):
         first = run.engine.rank == 0
@@ -92,12 +93,24 @@ def _made_of(run: Kept, solver: Solver, wanted: Wanted, size: int) -> dict[str, 
         "limbeck": version("limbeck"),
         "torch": version("torch"),
         "solver": repr(solver),
+        "settings": _settings(solver),
         "matrix": wanted.matrix,
         "self": wanted.own,
         "explain": wanted.explain,
         "groups": wanted.groups,
         **({"tile": size, "keep": wanted.keep} if wanted.tiles else {}),
     }
+
+
+def _settings(solver: Solver) -> dict[str, object]:
+    """All arguments of a solver, those too that its name leaves out."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, Solver):
+            return _settings(value)
+        return value if value is None or isinstance(value, str | int | float) else repr(value)
+
+    return {name: plain(value) for name, value in vars(solver).items() if not name.startswith("_")}
 
 
 def _told(run: Kept, answers: list[bool]) -> list[bool]:
