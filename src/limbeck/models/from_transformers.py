@@ -116,8 +116,8 @@ class HFModel(Architecture):
     """A model of the transformers library: a sequence classifier for tokens, a causal model for language.
 
     Attention is computed in plain matrix products ("eager"): the fused kernels have no forward derivative. Weights come from
-    safetensors or .gguf files only, and no code of a model's author is run. In a run `teacher_epochs: 0` takes a pretrained teacher
-    as it is.
+    safetensors or .gguf files only, and no code of a model's author is run. In a run `teacher_epochs: 0` takes a pretrained
+    teacher as it is.
 
     Args:
         name_or_path: A name on the hub, a folder, or a .gguf file.

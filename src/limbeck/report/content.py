@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from limbeck.report import figures
+from limbeck.report.balance import balance
 from limbeck.report.charts import Figure, Table
 from limbeck.report.gallery import Gallery, gallery
 from limbeck.report.judged import compared, is_language, judged_by
@@ -82,6 +83,7 @@ class Page:
     effects: Figure | None
     learning: tuple[Figure, ...]
     terms: Table | None
+    balance: tuple[Figure, ...]
     weights: tuple[Figure, ...]
     weights_facts: tuple[tuple[str, str], ...]
     gallery: Gallery
@@ -118,6 +120,7 @@ def page(run: Run) -> Page:
         effects=figures.effects(run),
         learning=tuple(figure for figure in drawn_learning if figure),
         terms=terms(run),
+        balance=balance(run),
         weights=tuple(figure for figure in drawn_weights if figure),
         weights_facts=tuple(_weights_facts(run)),
         gallery=gallery(run),
