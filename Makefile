@@ -46,8 +46,13 @@ type: $(READY) ## Check the types
 docs: $(READY) ## Render METHODS.md from the catalogue
 	$(BIN)/python -m limbeck.catalogue > METHODS.md
 
-bench: $(READY) ## Measure the step's time and memory against plain distillation
+bench: $(READY) ## Measure steps, scores beside other libraries, and scaling (about half an hour)
+	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/attribution.py
+	$(BIN)/python benchmarks/attribution.py --render
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/scaling.py --render
 
 clean: ## Remove the environment, the demo's run and all caches; other runs stay
 	rm -rf $(VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ from limbeck.influence.vectors import Vector, dot, flatten, scaled, trainable, u
 
 Curvature = Literal["gauss_newton", "hessian"]
 
-NUMBERS = 2**24
+NUMBERS = 2**22
 """About how many numbers a layer's outputs may have for all directions that go through the model together."""
 
 
