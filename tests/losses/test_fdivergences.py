@@ -9,14 +9,16 @@ from torch.testing import assert_close
 
 from limbeck.core.errors import UsageError
 from limbeck.core.term import Term
+from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.alphadivergence import AlphaDivergence
 from limbeck.losses.logits.jsd import JSD
 from limbeck.losses.logits.kd import KD
 from limbeck.losses.logits.reversekl import ReverseKL
 from limbeck.losses.logits.skewkl import SkewKL
 from limbeck.losses.logits.skewreversekl import SkewReverseKL
+from limbeck.losses.logits.topktail import TopKTail
 from limbeck.losses.logits.totalvariation import TotalVariation
-from support.makers import LLM_STUDENT, LLM_TEACHER, normal, views
+from support.makers import LLM_STUDENT, LLM_TEACHER, normal, random_views, views
 
 P = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
 Q = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
@@ -81,6 +83,26 @@ def test_value_and_gradient_are_those_of_the_generator(term: Term, f: Callable[[
     assert_close(*(torch.autograd.grad(value.sum(), student, retain_graph=True)[0] for value in (found, wanted)))
 
 
+@pytest.mark.parametrize("f", [f for _, f in GENERATORS])
+def test_generators_are_convex_and_0_at_1(f: Callable[[Tensor], Tensor]) -> None:
+    u = torch.linspace(0.05, 5, 100, dtype=torch.float64)
+    assert float(f(torch.ones(1, dtype=torch.float64))) == pytest.approx(0, abs=1e-15)
+    assert (f(u[:-2]) + f(u[2:]) - 2 * f(u[1:-1]) >= -1e-12).all()
+
+
+def test_merging_classes_never_adds_to_a_divergence() -> None:
+    both = views(LLM_STUDENT, LLM_TEACHER, None)
+    assert float(TopKTail(KD(T=1), k=2)(both).mean()) == pytest.approx(0.509715, abs=5.1e-7)
+    random = random_views(classes=9)
+    for term in (KD(T=1), *(term for term, _ in GENERATORS)):
+        assert (TopKTail(term, k=3)(random) <= term(random) + 1e-12).all()
+
+
+def test_golden_number_of_the_tokens_themselves() -> None:
+    both = views(LLM_STUDENT.unsqueeze(0), LLM_TEACHER.unsqueeze(0), torch.tensor([[0, 2]]))
+    assert float(CE()(both)) == pytest.approx(1.345083, abs=5.1e-7)
+
+
 def test_gradient_of_the_reverse_kl_in_closed_form() -> None:
     student, teacher = normal(5, 6).requires_grad_(), normal(5, 6, seed=1)
     value = ReverseKL(T=3)(views(student, teacher, None))
@@ -107,6 +129,7 @@ def test_limits() -> None:
     assert_close(JSD(1e-6)(both) / 1e-6, forward, rtol=1e-4, atol=0)
     assert_close(JSD(1 - 1e-6)(both) / 1e-6, reverse, rtol=1e-4, atol=0)
     assert_close(SkewKL(1e-6)(both), forward, rtol=1e-4, atol=0)
+    assert_close(SkewKL(1 - 1e-6)(both), torch.zeros_like(forward), rtol=0, atol=1e-11)
     assert_close(SkewReverseKL(1e-6)(both), reverse, rtol=1e-4, atol=0)
     assert_close(AlphaDivergence(1 - 1e-6)(both), forward, rtol=1e-4, atol=0)
     assert_close(AlphaDivergence(1e-6)(both), reverse, rtol=1e-4, atol=0)
