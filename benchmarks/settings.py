@@ -1,7 +1,7 @@
 """What each setting of the weights gains over plain distillation: one table, all settings against the same rivals, seed by seed.
 
     python benchmarks/settings.py digits --data "Digits(label_noise=0.4, seed=0)" --weighting "InfluenceWeighting(gain=2)"
-    python benchmarks/settings.py digits --preset steep     # or: solvers, refresh, normalise
+    python benchmarks/settings.py digits --preset steep     # or: stored, solvers, refresh, normalise
 
 Teacher, plain distillation, the oracle and the query-in-training rival are trained once per data set and seed and shared by all
 settings, as are first weights and the order of samples. Finished trainings are kept under --out and read, not run again.
@@ -29,6 +29,7 @@ STEEP = [
     "InfluenceWeighting()",
     "InfluenceWeighting(gain=4)",
     "InfluenceWeighting(gain=4, refresh=1, query_batch=50)",
+    "InfluenceWeighting(gain=4, refresh=4)",
     "InfluenceWeighting(gain=2, refresh=1, query_batch=50)",
     "InfluenceWeighting(Identity(), gain=4)",
     "InfluenceWeighting(Identity(), gain=4, refresh=1, query_batch=50)",
@@ -41,7 +42,11 @@ REFRESH = [f"InfluenceWeighting(refresh={refresh})" for refresh in (1, 5, 20, 60
     f'InfluenceWeighting(refresh="epochs:{epochs}")' for epochs in (1, 2, 5, 10)
 ]
 NORMALISE = [f"InfluenceWeighting(normalise={kind!r})" for kind in ("none", "std", "zscore", "median")]
-PRESETS = {"steep": STEEP, "solvers": SOLVERS, "refresh": REFRESH, "normalise": NORMALISE}
+STORED = [f"InfluenceWeighting(normalise='median', refresh={refresh!r})" for refresh in (5, 10, 20, 200)] + [
+    f"InfluenceWeighting({solver}normalise='median', refresh='epochs:{epochs}')"
+    for solver, epochs in (("", 1), ("", 2), ("", 5), ("", 10), ("Identity(), ", 2), ("Identity(), ", 10))
+]
+PRESETS = {"stored": STORED, "steep": STEEP, "solvers": SOLVERS, "refresh": REFRESH, "normalise": NORMALISE}
 RIVALS = ("uniform", "query_in_training", "oracle")
 
 
@@ -114,7 +119,7 @@ def main() -> None:
     """Train what is not there yet, and print one table for each data set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe")
-    parser.add_argument("--data", nargs="*", default=["Digits(label_noise=0.4, seed=0)", "Digits(label_noise=0.0, seed=0)"])
+    parser.add_argument("--data", nargs="*", default=[f"Digits(label_noise={noise}, seed=0)" for noise in (0.4, 0.2, 0.0)])
     parser.add_argument("--weighting", nargs="*", default=[])
     parser.add_argument("--preset", nargs="*", default=[], choices=list(PRESETS))
     parser.add_argument("--seeds", type=int, default=5)
