@@ -50,6 +50,11 @@ def test_a_term_without_a_coefficient() -> None:
     assert sentence == "KD has the coefficient 0: it is evaluated at every step and changes nothing; leave it out."
 
 
+def test_a_term_that_is_trained_away_from() -> None:
+    (sentence,) = said(Distiller(net(), Single(net(seed=2)), KD() * -0.5 + CE()))
+    assert sentence == "KD has the coefficient -0.5: training makes it larger, away from what it asks for; is a sign wrong?"
+
+
 @pytest.mark.parametrize("kind", ["batchnorm", "dropout"])
 def test_a_teacher_in_training_mode(kind: str) -> None:
     (sentence,) = said(Distiller(net(), Awake(net(kind, seed=2)), KD() + CE()))

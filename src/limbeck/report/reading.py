@@ -114,6 +114,8 @@ def _text(path: Path) -> str:
 
 def _json(path: Path, *, needed: bool = False) -> dict[str, Any]:
     if not path.exists():
+        if needed and not (path.parent / "recipe.yaml").exists():
+            raise UsageError(f"report: {path.parent} is no run folder: it has no recipe.yaml; give what `limbeck run` wrote.")
         if needed:
             raise RunError(f"report: {path.parent} has no {path.name}, so the run has not ended; resume it with --resume first.")
         return {}

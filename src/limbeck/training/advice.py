@@ -22,6 +22,8 @@ def advice(distiller: Distiller, batch: Batch, *, teacher_moves: bool) -> Iterat
     for name, (coef, _) in zip(distiller.objective.names, distiller.objective.parts, strict=True):
         if coef == 0:
             yield f"{name} has the coefficient 0: it is evaluated at every step and changes nothing; leave it out."
+        if coef < 0:
+            yield f"{name} has the coefficient {coef:g}: training makes it larger, away from what it asks for; is a sign wrong?"
     teacher = distiller.teacher
     if teacher is None:
         return
