@@ -10,7 +10,7 @@ from torch.autograd.gradcheck import GradcheckError
 from limbeck.catalogue import Row, everything
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.testing import Check, checks
+from limbeck.testing import Check, checks, compile_checks
 from limbeck.testing.terms import assert_gradcheck, assert_sum_of_split_batches, at
 from support.makers import FromTheMean, random_views, take
 
@@ -18,6 +18,44 @@ from support.makers import FromTheMean, random_views, take
 @pytest.mark.parametrize("check", checks(everything()), ids=str)
 def test_contract(check: Check) -> None:
     check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", compile_checks(everything()), ids=str)
+def test_torch_compile(check: Check) -> None:
+    check()
+
+
+@pytest.mark.parametrize("name", ["CE", "KD"])
+def test_torch_compile_of_the_two_that_all_use(name: str) -> None:
+    (check,) = compile_checks(row for row in everything() if row.name == name)
+    check()
+
+
+@final
+class Branching(Term):
+    """Asks a value which way to go, and does not say so."""
+
+    def forward(self, views: Views) -> Tensor:
+        logits = views.student.logits
+        return logits.sum(1) if bool((logits > 0).any()) else logits[:, 0]
+
+
+@final
+class Honest(Term):
+    """The same, and says so."""
+
+    compiles = False
+
+    def forward(self, views: Views) -> Tensor:
+        return Branching()(views)
+
+
+def test_a_term_that_cannot_be_compiled_must_say_so() -> None:
+    row = Row("Branching", "terms", f"{__name__}:Branching", "A liar")
+    with pytest.raises(AssertionError, match="set compiles = False"):
+        compile_checks([row])[0]()
+    compile_checks([Row("Honest", "terms", f"{__name__}:Honest", "Says it")])[0]()
 
 
 @final

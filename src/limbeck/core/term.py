@@ -71,6 +71,7 @@ class Term(nn.Module, ABC):
         built: Whether it has been.
         remembers: Whether `remember` is to be called after every step (memory banks, running means).
         deploys: Whether `deploy` gives another net than the student itself (heads that inference needs).
+        compiles: Whether `torch.compile` takes it as one graph.
         tunes: Whether `tune` chooses something of that net on validation samples.
         rests: Whether, knowing the teacher only, it is 0 and flat where the student answers as the teacher, and nowhere below 0.
         crosses: Whether student and teacher may answer for different classes (vocabularies of their own).
@@ -83,6 +84,7 @@ class Term(nn.Module, ABC):
     builds: bool = False
     remembers: bool = False
     deploys: bool = False
+    compiles: bool = True
     tunes: bool = False
     rests: bool = True
     crosses: bool = False

@@ -1,5 +1,8 @@
-"""The contract as checks that any package can run on its own methods: `limbeck.testing.checks`. Needs no test framework."""
+"""The contract as checks that any package can run on its own methods: `checks`, and `compile_checks`, which take longer.
 
-from limbeck.testing.battery import Check, checks
+Needs no test framework.
+"""
 
-__all__ = ["Check", "checks"]
+from limbeck.testing.battery import Check, checks, compile_checks
+
+__all__ = ["Check", "checks", "compile_checks"]

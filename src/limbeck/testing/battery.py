@@ -81,6 +81,25 @@ def checks(rows: Iterable[Row]) -> list[Check]:
     return found
 
 
+def compile_checks(rows: Iterable[Row]) -> list[Check]:
+    """One check per term: `torch.compile` takes it, or it says otherwise. Apart from `checks`, since each takes seconds.
+
+    Args:
+        rows: As in a catalogue; what is no term, and doors to a user's own code, are passed over.
+    """
+    kept = [row for row in rows if row.kind == "terms" and row.name != DOOR]
+    return [_check(f"{row.name}-compiles", _compiles, row) for row in kept]
+
+
+def _compiles(row: Row) -> None:
+    """`torch.compile` takes the term as one graph, or the term says that it does not."""
+    for make in _tried(row).values():
+        term, views = _ready(row, make)
+        if term is not None:
+            terms.assert_compiles(term, views)
+            return
+
+
 def assert_named(row: Row) -> None:
     """A row names a documented class or function of that name whose arguments can be read from a recipe."""
     maker = row.resolve()
@@ -128,14 +147,17 @@ def built(row: Row, views: Views) -> Term | None:
 def _of_term(row: Row) -> Iterator[Check]:
     yield _check(f"{row.name}-says_what_it_is", assert_says_what_it_is, row)
     yield _check(f"{row.name}-takes_some_views", assert_takes_some_views, row)
-    if _on_features(row):
-        tried: dict[str, Callable[[], Views]] = {kind: partial(feature_views, kind) for kind in KINDS}
-    else:
-        tried = {"samples": random_views, "tokens": token_views}
-    for kind, make in tried.items():
+    for kind, make in _tried(row).items():
         ready = cache(partial(_ready, row, make))  # building may take training: once for all properties
         for prop in terms.PROPERTIES:
             yield Check(f"{row.name}-{kind}-{_short(prop)}", _claim(prop), partial(_hold, prop, ready))
+
+
+def _tried(row: Row) -> dict[str, Callable[[], Views]]:
+    """What a term is tried on, by kind."""
+    if _on_features(row):
+        return {kind: partial(feature_views, kind) for kind in KINDS}
+    return {"samples": random_views, "tokens": token_views}
 
 
 def _ready(row: Row, make: Callable[[], Views]) -> tuple[Term | None, Views]:

@@ -277,6 +277,28 @@ def assert_answers_for_the_net_in_use(term: Term, views: Views) -> None:
     assert_close(found, Tapped(term.deploy(student).eval())(batch).logits)
 
 
+def assert_compiles(term: Term, views: Views) -> None:
+    """`torch.compile` takes a term as one graph, forwards and backwards, with the same values; or the term says that it does not.
+
+    Traced and not translated: what the compiler's last stage makes of the graph is not the term's.
+    """
+    wanted = at(term, views, leaves := leaves_of(views.student))
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(term), backend="aot_eager", fullgraph=True)
+    own, refused = leaves_of(views.student), ""
+    try:
+        found = at(compiled, views, own)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        refused = str(error).strip().partition("\n")[0] or type(error).__name__
+    assert term.compiles or refused, "it can be compiled; leave out compiles = False."
+    assert not (term.compiles and refused), f"it cannot be compiled ({refused}); set compiles = False."
+    if refused:
+        return
+    assert_close(found, wanted)
+    for slope, other in zip(gradients(found, own), gradients(wanted, leaves), strict=True):
+        assert_close(slope, other)
+
+
 PROPERTIES: tuple[Property, ...] = (
     assert_per_sample,
     assert_permutation_equivariant,

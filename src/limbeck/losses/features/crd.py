@@ -50,6 +50,7 @@ class CRD(FeatureTerm):
 
     needs = frozenset({"teacher", "targets", "student_features", "teacher_features"})
     builds = True
+    compiles = False  # how many candidates are drawn depends on the labels
     remembers = True
     student_bank: Tensor
     teacher_bank: Tensor

@@ -53,6 +53,7 @@ class TRG(FeatureTerm):
 
     builds = True
     coupled = True
+    compiles = False  # how many tokens are compared depends on the batch
 
     def __init__(
         self,

@@ -6,12 +6,11 @@ from typing import final
 from torch import Tensor
 
 from limbeck.core.checks import fraction
-from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.swing import privacy_of
-from limbeck.losses.sides import tokens_only
+from limbeck.losses.sides import logits_only, tokens_only
 
 
 @final
@@ -34,12 +33,11 @@ class Public(Term):
     Public(term=CE(), below=0.5)
     """
 
+    compiles = False  # the range of the scores is checked in every batch
+
     def __init__(self, term: Term | None = None, below: float = 0.5) -> None:
         super().__init__()
-        self.term = CE() if term is None else term
-        inner = self.term
-        if inner.builds or inner.remembers or inner.deploys or inner.student_taps or inner.teacher_taps:
-            raise UsageError(f"Public: takes a term that reads logits only, got {inner!r}; add that one beside it.")
+        inner = self.term = logits_only(CE() if term is None else term, "Public")
         self.below = fraction(below, "Public: below")
         self.needs, self.coupled, self.rests = inner.needs, inner.coupled, inner.rests
 
