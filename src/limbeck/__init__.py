@@ -195,6 +195,10 @@ _PLACES: Mapping[str, str] = {
     "Bilevel": "limbeck.training.steps.bilevel:Bilevel",
     "export": "limbeck.students.export:export",
     "MeanTeacher": "limbeck.training.steps.mean_teacher:MeanTeacher",
+    "OnPolicy": "limbeck.llm.onpolicy:OnPolicy",
+    "AdaptiveReplay": "limbeck.llm.adaptivereplay:AdaptiveReplay",
+    "Rollout": "limbeck.llm.rollouts:Rollout",
+    "generate": "limbeck.llm.rollouts:generate",
     "WAKD": "limbeck.training.averages.wakd:WAKD",
     "WeightEMA": "limbeck.training.averages.weightema:WeightEMA",
     "SWAD": "limbeck.training.averages.swad:SWAD",
@@ -291,6 +295,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.influence.task import Task as Task
     from limbeck.influence.tokens import TokenScores as TokenScores
     from limbeck.influence.tokens import score_tokens as score_tokens
+    from limbeck.llm.adaptivereplay import AdaptiveReplay as AdaptiveReplay
+    from limbeck.llm.onpolicy import OnPolicy as OnPolicy
+    from limbeck.llm.rollouts import Rollout as Rollout
+    from limbeck.llm.rollouts import generate as generate
     from limbeck.losses.features.ab import AB as AB
     from limbeck.losses.features.at import AT as AT
     from limbeck.losses.features.cc import CC as CC

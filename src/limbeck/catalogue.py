@@ -1011,6 +1011,26 @@ ROWS: tuple[Row, ...] = (
         "about three plain steps",
         "experimental",
     ),
+    Row(
+        "OnPolicy",
+        "steps",
+        "limbeck.llm.onpolicy:OnPolicy",
+        "A share of the steps on what the student (or the teacher) writes itself (GKD)",
+        "Agarwal et al., 2024, arXiv:2306.13649",
+        "language; terms without labels when the student writes; a live teacher",
+        "a forward pass per token written",
+        "experimental",
+    ),
+    Row(
+        "AdaptiveReplay",
+        "steps",
+        "limbeck.llm.adaptivereplay:AdaptiveReplay",
+        "The student's own texts as the query loss asks for them, and used again (DistiLLM)",
+        "Ko et al., 2024, arXiv:2402.03898",
+        "language; terms without labels; a live teacher; query set",
+        "a forward pass per token written, a stored batch of tokens",
+        "experimental",
+    ),
     # averages
     Row(
         "WAKD",

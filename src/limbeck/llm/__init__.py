@@ -1,0 +1,1 @@
+"""Language models that write: rollouts, and the steps that train on them."""

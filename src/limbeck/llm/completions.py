@@ -1,0 +1,138 @@
+"""A batch of language whose completions a model wrote itself, and what a run needs for training on such."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad as padded
+
+from limbeck.core.batch import Batch
+from limbeck.core.checks import whole
+from limbeck.core.errors import UsageError
+from limbeck.core.outputs import Outputs
+from limbeck.data.loader import Loader
+from limbeck.data.seeding import generator_for
+from limbeck.influence.restoring import evaluating
+from limbeck.llm.rollouts import check_drawing, generate
+from limbeck.teachers.stored import Stored
+from limbeck.training.training import Training
+
+STREAM = 0x0110
+"""Keeps the numbers drawn here apart from those of the loader, which has the same seed."""
+
+
+@final
+@dataclass(frozen=True)
+class Completions:
+    """How completions are written in the place of a batch's own.
+
+    A row's prompt are its tokens up to the first label that counts, at least `context` of them. The completion ends with the
+    tokenizer's end, after `length` tokens, or where the row ends; its tokens, and they alone, count.
+
+    Args:
+        who: The step that asks, for messages.
+        length: Tokens at most, >= 1.
+        temperature: Of the drawing, >= 0; 0 takes the most probable token.
+        top_p: In (0, 1]: draw among the most probable tokens of this mass.
+        context: Tokens of each row that stay as they are, at least, >= 1; for packed rows, which have no prompt.
+
+    Raises:
+        UsageError: A value is out of its range.
+    """
+
+    who: str
+    length: int
+    temperature: float
+    top_p: float
+    context: int
+
+    def __post_init__(self) -> None:
+        whole(self.length, f"{self.who}: length")
+        whole(self.context, f"{self.who}: context")
+        check_drawing(self.temperature, self.top_p, self.who)
+
+    def check(self, training: Training, loader: Loader, *, own: bool) -> None:
+        """See that a run can be trained on rollouts.
+
+        Args:
+            training: The run.
+            loader: Its batches.
+            own: Whether the student writes.
+
+        Raises:
+            UsageError: It cannot.
+        """
+        source, objective, teacher = loader.source, training.distiller.objective, training.distiller.teacher
+        if source.kind != "language":
+            raise UsageError(
+                f"{self.who}: completions are written for language, but {source.name} has none; use step: Student()."
+            )
+        width = source.read(loader.rows[:1])[0].shape[1]
+        if self.context > width:
+            raise UsageError(f"{self.who}: context={self.context} leaves no room in rows of {width} tokens; take a smaller one.")
+        labelled = [name for name, (_, term) in zip(objective.names, objective.parts, strict=True) if "targets" in term.needs]
+        if own and labelled:
+            raise UsageError(
+                f"{self.who}: {', '.join(labelled)} would take what the student wrote for the truth; use terms "
+                "without labels, such as JSD() or ReverseKL()."
+            )
+        if teacher is not None and any(isinstance(part, Stored) for part in teacher.modules()):
+            raise UsageError(f"{self.who}: a stored teacher knows no new texts; take a live one such as Single(model).")
+
+    def check_columns(self, batch: Batch) -> None:
+        """See that nothing of a batch would be left behind when its tokens change.
+
+        Raises:
+            UsageError: It has columns beside tokens, labels and mask.
+        """
+        if batch.meta:
+            raise UsageError(
+                f"{self.who}: {', '.join(batch.meta)} belong to the tokens of the data and say nothing of new ones; leave "
+                "out what adds them."
+            )
+
+    def write(self, answer: Callable[[Batch], Outputs], batch: Batch, loader: Loader, step: int) -> Batch:
+        """The batch with completions of the model that answers; drawn by (seed of the loader, step, identity of the sample)."""
+
+        def model(ids: Tensor) -> Tensor:
+            logits = answer(Batch(ids, None, torch.arange(len(ids), device=ids.device))).logits
+            return logits[..., : loader.source.outputs]  # models may have rows for tokens that the tokenizer does not know
+
+        width, mask, tokens = batch.inputs.shape[1], batch.mask, loader.source.tokenizer
+        first = torch.zeros_like(batch.index) if mask is None else mask.int().argmax(1)
+        known = (first + 1).clamp(min=self.context)
+        pad = 0 if tokens is None else tokens.pad
+        found = generate(
+            model,
+            batch.inputs,
+            known,
+            length=(width + 1 - known).clamp(max=self.length),
+            generators=[generator_for(loader.seed, STREAM, step, 1 + row) for row in batch.index.tolist()],
+            temperature=self.temperature,
+            top_p=self.top_p,
+            eos=None if tokens is None else tokens.eos,
+            pad=pad,
+        )
+        room = (0, width + 1 - found.ids.shape[1])
+        ids, wrote = padded(found.ids, room, value=pad), padded(found.mask, room, value=False)
+        counted = wrote[:, 1:] if mask is None else wrote[:, 1:] & mask.any(1, keepdim=True)
+        return Batch(ids[:, :-1], ids[:, 1:], batch.index, counted)
+
+    def by_student(self, training: Training, batch: Batch, loader: Loader) -> Batch:
+        """The batch with the student's completions, as it stands, in evaluation mode."""
+        student: nn.Module = training.distiller.student
+        with evaluating(student), training.engine.autocast():
+            return self.write(student, batch, loader, training.number)
+
+    def by_teacher(self, training: Training, batch: Batch, loader: Loader) -> Batch:
+        """The batch with the teacher's completions."""
+        assert training.distiller.teacher is not None
+        with training.engine.autocast():
+            return self.write(training.distiller.teacher, batch, loader, training.number)
+
+
+def chance(loader: Loader, step: int) -> float:
+    """The number in [0, 1) that decides a step's source, the same in all processes and whenever the step is taken."""
+    return float(torch.rand((), generator=generator_for(loader.seed, STREAM, step, 0), dtype=torch.float64))

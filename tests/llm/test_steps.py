@@ -1,0 +1,249 @@
+"""Steps on rollouts: which texts they train on, what they refuse, and that a resumed run goes on with the same ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck.core.batch import Batch
+from limbeck.core.errors import UsageError
+from limbeck.core.objective import Objective
+from limbeck.core.term import Term
+from limbeck.data.loader import Loader, whole
+from limbeck.data.seeding import generator_for
+from limbeck.data.source import InMemory
+from limbeck.data.tokens import Bytes
+from limbeck.distiller import Distiller
+from limbeck.llm.adaptivereplay import AdaptiveReplay, Threshold, validation_loss
+from limbeck.llm.completions import STREAM
+from limbeck.llm.onpolicy import OnPolicy
+from limbeck.llm.rollouts import generate
+from limbeck.losses.labels.ce import CE
+from limbeck.losses.logits.jsd import JSD
+from limbeck.models.gpt import CausalTransformer
+from limbeck.teachers.single import Single
+from limbeck.training.callback import Callback
+from limbeck.training.checkpoint import Keeper
+from limbeck.training.fit import fit
+from limbeck.training.steps.student import Student
+from limbeck.training.training import Record, Training, Update
+
+LENGTH, ROWS, BATCH = 8, 24, 6
+
+
+def source() -> InMemory:
+    """Rows of eight bytes; the first `row % 3 + 1` tokens are the prompt."""
+    ids = torch.randint(97, 123, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(LENGTH) >= (torch.arange(ROWS) % 3).unsqueeze(1)
+    made = InMemory(ids[:, :-1], ids[:, 1:].clone(), vocabulary=Bytes.size, mask=mask, name="Letters()")
+    made.tokenizer = Bytes()
+    return made
+
+
+def net(seed: int, dropout: float = 0.1) -> nn.Module:
+    torch.manual_seed(seed)
+    return CausalTransformer(8, 1, 2, dropout, length=LENGTH, vocabulary=Bytes.size, tied=False)
+
+
+class Seen(Callback):
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def after_step(self, training: Training, record: Record) -> None:
+        self.records.append(record)
+
+
+def train(step: Update, objective: Term | Objective | None = None, *, steps: int = 8, **changes: Any) -> tuple[Training, Seen]:
+    data, seen = source(), Seen()
+    loader = Loader(data, torch.arange(ROWS - 4), batch_size=BATCH, seed=3, labels=data.labels)
+    distiller = Distiller(net(1), Single(net(2)), JSD() if objective is None else objective)
+    optimizer = torch.optim.Adam(distiller.trained(), lr=0.01)
+    changes = {"queries": whole(data, torch.arange(ROWS - 4, ROWS), data.labels), **changes}
+    torch.manual_seed(0)
+    return fit(distiller, loader, optimizer, steps=steps, step=step, callbacks=[seen], **changes), seen
+
+
+def state(training: Training) -> list[Tensor]:
+    return list(training.distiller.student.state_dict().values())
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def own(batch: Batch) -> bool:
+    """Whether these are the data's own texts."""
+    data = source()
+    return torch.equal(batch.inputs, data.read(batch.index)[0])
+
+
+def test_a_share_of_0_is_the_plain_step() -> None:
+    assert same(state(train(OnPolicy(0.0))[0]), state(train(Student())[0]))
+
+
+def test_the_first_step_is_on_what_the_student_writes() -> None:
+    """Beside `generate` on the student as it begins, row by row: prompt as given, what follows is its own and alone counts."""
+    _, seen = train(OnPolicy(1.0, length=5), steps=1)
+    found, data, student = seen.records[0].batch, source(), net(1).eval()
+    for place, row in enumerate(found.index.tolist()):
+        known = row % 3 + 1
+        wrote = generate(
+            student,
+            data.read(torch.tensor([row]))[0],
+            torch.tensor([known]),
+            length=min(5, LENGTH + 1 - known),
+            generators=[generator_for(3, STREAM, 0, 1 + row)],
+            eos=Bytes.eos,
+            pad=Bytes.pad,
+        )
+        width = wrote.ids.shape[1]
+        assert torch.equal(found.inputs[place, :width], wrote.ids[0, :LENGTH])
+        assert found.targets is not None
+        assert found.mask is not None
+        assert torch.equal(found.targets[place, : width - 1], wrote.ids[0, 1:])
+        assert torch.equal(found.mask[place, : width - 1], wrote.mask[0, 1:])
+        assert not found.mask[place, width - 1 :].any()
+        assert set(found.targets[place, width - 1 :].tolist()) <= {Bytes.pad}
+    assert found.mask.any(1).all()
+
+
+def test_the_teacher_writes_what_the_teacher_would() -> None:
+    _, seen = train(OnPolicy(1.0, "teacher", temperature=0.0), CE() + JSD(), steps=1)
+    found, teacher = seen.records[0].batch, net(2).eval()
+    assert found.targets is not None
+    with torch.no_grad():
+        expected = teacher(found.inputs).argmax(-1)
+    assert torch.equal(found.targets[found.mask], expected[found.mask])
+
+
+def test_context_keeps_the_beginning_of_rows() -> None:
+    _, seen = train(OnPolicy(1.0, context=6), steps=1)
+    found = seen.records[0].batch
+    assert found.mask is not None
+    assert torch.equal(found.inputs[:, :6], source().read(found.index)[0][:, :6])
+    assert not found.mask[:, :5].any()
+    assert found.mask[:, 5].all()
+
+
+def test_the_share_is_a_chance_and_goes_in_a_line() -> None:
+    _, seen = train(OnPolicy(0.5, length=1), steps=40)
+    mixed = [own(record.batch) for record in seen.records]
+    assert 8 < sum(mixed) < 32  # 20 with a standard deviation of 3.2
+    assert seen.records[-1].figures["written_steps"] == 40 - sum(mixed)
+    step = OnPolicy(0.2, end=1.0)
+    assert [step.chance_at(number, 5) for number in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_the_threshold_of_the_sheet() -> None:
+    """Losses 2.0, 2.05, 2.2, 2.35: phi = 0, 0, 0.1, 0.2 (llm-classics: the loss compared with stays 2.0, then 2.2, 2.35)."""
+    threshold, found = Threshold(), []
+    for loss in [2.0, 2.05, 2.2, 2.35]:
+        threshold.see(loss)
+        found.append((threshold.value, threshold.loss))
+    assert found == [(0.0, 2.0), (0.0, 2.0), (0.1, 2.2), (0.2, 2.35)]
+    for loss in range(3, 20):
+        threshold.see(float(loss))
+    assert threshold.value == 1.0
+
+
+def test_the_choice_by_hand() -> None:
+    """phi = 0.4 at 3/4 of the run: s = 0.1."""
+    threshold = Threshold()
+    threshold.value = 0.4
+    assert [threshold.choose(u, 0.75, full=True) for u in (0.05, 0.2, 0.5)] == ["write", "replay", "data"]
+    assert [threshold.choose(u, 0.75, full=False) for u in (0.05, 0.2, 0.5)] == ["write", "write", "data"]
+
+
+def adaptive() -> AdaptiveReplay:
+    return AdaptiveReplay(capacity=10, every=1, rise=0.5, length=3)
+
+
+@pytest.fixture
+def rising(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation loss that rises by 1 at every step."""
+    monkeypatch.setattr("limbeck.llm.adaptivereplay.validation_loss", lambda training: float(training.number))
+
+
+def test_the_validation_loss_is_the_label_loss_on_queries() -> None:
+    training, _ = train(AdaptiveReplay(), steps=1)
+    queries, student = training.queries, training.distiller.student.model
+    assert queries is not None
+    assert queries.targets is not None
+    assert queries.mask is not None
+    found = validation_loss(training)
+    assert student.training
+    with torch.no_grad():
+        log_p = student.eval()(queries.inputs).log_softmax(-1)
+    rows = [
+        -sum(float(log_p[row, place, queries.targets[row, place]]) for place in range(LENGTH) if queries.mask[row, place])
+        / int(queries.mask[row].sum())
+        for row in range(4)
+    ]
+    assert found == pytest.approx(sum(rows) / 4, rel=1e-6)
+
+
+@pytest.mark.usefixtures("rising")
+def test_replayed_rows_are_rows_that_were_written() -> None:
+    _, seen = train(adaptive(), steps=24)
+    last = seen.records[-1].figures
+    assert last["written_steps"] > 0
+    assert last["replayed_steps"] > 0
+    assert last["threshold"] == 1.0
+    written: set[tuple[int, ...]] = set()
+    before = {"written_steps": 0.0, "replayed_steps": 0.0}
+    for record in seen.records:
+        texts = {tuple(row) for row in torch.cat([record.batch.index.unsqueeze(1), record.batch.inputs], 1).tolist()}
+        if record.figures["written_steps"] > before["written_steps"]:
+            written |= texts
+        elif record.figures["replayed_steps"] > before["replayed_steps"]:
+            assert texts <= written
+            assert len(texts) == BATCH
+        else:
+            assert own(record.batch)
+        before = record.figures
+
+
+@pytest.mark.usefixtures("rising")
+@pytest.mark.parametrize("kind", ["onpolicy", "adaptive"])
+def test_it_is_resumed_exactly(kind: str, tmp_path: Path) -> None:
+    def step() -> Update:
+        return OnPolicy(0.5, length=4) if kind == "onpolicy" else adaptive()
+
+    whole_run, seen = train(step(), steps=18)
+    path = tmp_path / "a.pt"
+    train(step(), steps=18, keeper=Keeper(path, every=11, pause_s=0.0))
+    resumed, rest = train(step(), steps=18, keeper=Keeper(path, every=11, pause_s=0.0))
+    assert len(rest.records) == 7
+    assert same(state(whole_run), state(resumed))
+    assert seen.records[-1].figures == rest.records[-1].figures
+
+
+def test_cutting_the_batch_changes_nothing_that_is_written() -> None:
+    first, second = (train(OnPolicy(1.0), steps=1, accumulate=parts)[1].records[0].batch for parts in (1, 3))
+    assert torch.equal(first.inputs, second.inputs)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(UsageError, match="OnPolicy: CE would take what the student wrote for the truth"):
+        train(OnPolicy(), CE() + JSD())
+    with pytest.raises(UsageError, match="OnPolicy: context=9 leaves no room in rows of 8 tokens"):
+        train(OnPolicy(context=9))
+    with pytest.raises(UsageError, match="AdaptiveReplay: the threshold needs a query set"):
+        train(AdaptiveReplay(), queries=None)
+    for wrong in ({"share": 1.1}, {"source": "nobody"}, {"length": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"context": 0}):
+        with pytest.raises(UsageError, match=f"OnPolicy: {next(iter(wrong))} must"):
+            OnPolicy(**wrong)
+    for wrong in ({"capacity": 0}, {"every": 0}, {"rise": 0.0}, {"tolerance": -1.0}):
+        with pytest.raises(UsageError, match=f"{next(iter(wrong))} must"):
+            AdaptiveReplay(**wrong)
+
+
+def test_columns_of_the_datas_own_tokens_are_refused() -> None:
+    data = source()
+    loader = Loader(data, torch.arange(6), batch_size=6, seed=0, labels=data.labels)
+    batch = next(iter(loader))
+    marked = Batch(batch.inputs, batch.targets, batch.index, batch.mask, {"privacy": torch.ones(6)})
+    with pytest.raises(UsageError, match="OnPolicy: privacy belong to the tokens of the data"):
+        OnPolicy(0.0).completions.check_columns(marked)
