@@ -10,7 +10,7 @@ from typing import Annotated, cast
 import typer
 
 from limbeck import __version__
-from limbeck.cli import doctor, init, listing, report, run, score
+from limbeck.cli import cache, doctor, init, listing, report, run, score
 from limbeck.core.errors import LimbeckError, nearest
 
 UsageMistake = cast("type[Exception]", typer.BadParameter.__mro__[1])
@@ -18,6 +18,7 @@ UsageMistake = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run.run,
+    "cache": cache.cache,
     "list": listing.list_rows,
     "report": report.report,
     "score": score.score,

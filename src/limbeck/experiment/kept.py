@@ -20,11 +20,11 @@ from limbeck.experiment import folder as files
 from limbeck.experiment.arms import arms_of
 from limbeck.experiment.measuring import rows_together
 from limbeck.experiment.processes import engine_for
+from limbeck.experiment.ready import as_teacher
 from limbeck.experiment.recipe import Parts, load
 from limbeck.experiment.seeded import Seeded, loader_for, seeded
 from limbeck.experiment.unit import scored
 from limbeck.influence.task import Distillation
-from limbeck.teachers.single import Single
 
 ROWS = 256
 """Samples in a scored batch; fewer for language, whose logits are many."""
@@ -97,10 +97,11 @@ def kept(folder: Path, *, allow_python: bool = False) -> Kept:
     data = seeded(recipe, parts, int(str(content["kept_seed"])))
     student, teacher = parts.student.build(data.spec), recipe.last_teacher(parts).build(data.spec)
     objective = arms_of(recipe, parts)[-1].objective()
-    distiller = Distiller(student, Single(teacher), objective).build(loader_for(recipe, parts, data, data.splits.train))
+    distiller = Distiller(student, as_teacher(teacher), objective).build(loader_for(recipe, parts, data, data.splits.train))
     try:
         student.load_state_dict(load_file(folder / files.STUDENT))
-        teacher.load_state_dict(load_file(folder / files.TEACHER))
+        if teacher.state_dict():
+            teacher.load_state_dict(load_file(folder / files.TEACHER))
         if distiller.objective.state_dict():
             distiller.objective.load_state_dict(load_file(folder / files.OBJECTIVE))
     except Exception as error:

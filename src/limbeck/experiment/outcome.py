@@ -12,16 +12,20 @@ from limbeck import __version__
 from limbeck.align.taps import Tapped
 from limbeck.data.loader import Loader
 from limbeck.data.source import Source
-from limbeck.evaluation.cost import flops, latency_ms, parameters
+from limbeck.evaluation.cost import latency_ms
 from limbeck.evaluation.flips import flip_auc
 from limbeck.evaluation.verdict import ACCURACY, NLL, Metric, judge
 from limbeck.experiment import folder as files
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.measuring import label_columns, opinion, rows_together
+from limbeck.experiment.ready import Ready, answering, cost_of, gives_logits
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded
 from limbeck.experiment.unit import Unit, scored
 from limbeck.influence.scores import score
+from limbeck.teachers.marks import digest_of
+from limbeck.teachers.stored import Stored
+from limbeck.teachers.teacher import Teacher
 
 SHOWN = 24
 Columns = dict[str, list[Any]]
@@ -123,8 +127,8 @@ def samples(parts: Parts, main: Arm, done: list[Done]) -> Columns:
 def _samples_of(parts: Parts, main: Arm, one: Done) -> Columns:
     source, data, unit = parts.data, one.data, one.students[main.name]
     rows = torch.cat([data.splits.train, data.splits.query]).sort().values if main.query_in_training else data.splits.train
-    student, teacher = unit.deployed, Tapped(one.guide(main.name))
-    theirs, ours = (opinion(model, source, rows, data.labels) for model in (teacher, student))
+    teacher, ours = one.guide(main.name), opinion(unit.deployed, source, rows, data.labels)
+    theirs = opinion(answering(teacher), source, rows, data.labels) if gives_logits(teacher) else None
     given, truth = label_columns(source, rows, data.labels)
     query = torch.isin(rows, data.splits.query).tolist()
     return {
@@ -133,9 +137,9 @@ def _samples_of(parts: Parts, main: Arm, one: Done) -> Columns:
         "split": ["query" if found else "train" for found in query],
         "label": given,
         "true_label": truth,
-        "teacher_label": theirs.label.tolist(),
+        **({} if theirs is None else {"teacher_label": theirs.label.tolist()}),
         "student_label": ours.label.tolist(),
-        "teacher_prob": theirs.prob.tolist(),
+        **({} if theirs is None else {"teacher_prob": theirs.prob.tolist()}),
         "student_prob": ours.prob.tolist(),
         "score": _scores(parts, main, one, rows).tolist(),
         "weight": unit.samples["last"][rows].tolist(),
@@ -181,6 +185,7 @@ def timings(done: list[Done], arms: list[Arm]) -> dict[str, Any]:
     first, main = done[0], arms[-1].name
     one = first.data.test
     models = {"teacher": first.teacher.model, "student": first.students[main].deployed.model}
+    models = {name: model for name, model in models.items() if not isinstance(model, Teacher)}  # others wait on a disk or a net
     waits = {
         size: {name: latency_ms(Tapped(model), one, size=size, repeats=15) for name, model in models.items()} for size in (1, 64)
     }
@@ -223,8 +228,8 @@ def _made_so(recipe: Recipe, tuned: list[str] | None, place: int) -> list[str]:
 
 
 def _cost(name: str, unit: Unit, data: Seeded) -> dict[str, Any]:
-    kept = unit.deployed
-    return {"name": name, "parameters": parameters(kept.model), "flops": flops(kept, data.test.take(slice(0, 8)))}
+    model = unit.model if isinstance(unit.model, Teacher) else unit.deployed
+    return {"name": name, **cost_of(model, data.test.take(slice(0, 8)))}
 
 
 def _found(units: list[Unit]) -> dict[str, Any]:
@@ -277,15 +282,16 @@ def _known(one: Done) -> Tensor:
 def _warnings(recipe: Recipe, parts: Parts, done: list[Done], main: Arm, events: list[dict[str, Any]]) -> list[str]:
     """What a reader should know before believing the figures."""
     said = []
-    teacher = sum(float(one.teacher.figures["accuracy"] or 0) for one in done) / len(done)
+    figures = [one.teacher.figures.get("accuracy") for one in done]
+    teacher = None if None in figures else sum(float(figure or 0) for figure in figures) / len(done)
     student = sum(float(one.students[main.name].figures["accuracy"] or 0) for one in done) / len(done)
-    if teacher < student:
+    if teacher is not None and teacher < student:
         said.append(
             f"The teacher ({teacher:.1%}) is worse than its student ({student:.1%}) on the test split: look at the teacher first."
         )
-    if parts.teacher_weights is not None and parts.data.test_rows is None:
+    if _seen_elsewhere(parts, done[0].data) and parts.data.test_rows is None:
         said.append(
-            "The teacher came from a file and the test split was cut here: if it was trained on these rows, "
+            "The teacher was not trained in this run and the test split was cut here: if it was trained on these rows, "
             "all distilled students look too good."
         )
     if parts.data.truth is None and main.weighting().needs_queries:
@@ -298,3 +304,10 @@ def _warnings(recipe: Recipe, parts: Parts, done: list[Done], main: Arm, events:
     if any(event["arm"] == main.name for event in events):
         said.append("Something happened while the main arm was trained: see the events.")
     return said
+
+
+def _seen_elsewhere(parts: Parts, data: Seeded) -> bool:
+    """Whether nobody knows that the teacher was trained without the test rows."""
+    if isinstance(parts.teacher, Ready) and isinstance(parts.teacher.teacher, Stored):
+        return parts.teacher.teacher.manifest.held_out != digest_of(data.splits.test)
+    return parts.teacher_weights is not None or isinstance(parts.teacher, Ready)

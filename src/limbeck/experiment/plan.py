@@ -15,10 +15,10 @@ from limbeck.engine.local import LocalEngine
 from limbeck.evaluation.cost import flops, parameters
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.progress import Silent
+from limbeck.experiment.ready import as_teacher, cost_of, spoken_cost
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded
 from limbeck.experiment.unit import Worker
-from limbeck.teachers.single import Single
 
 INFLUENCE_SHARE = 1.0
 """What a weighted step takes beyond a plain one, in plain steps: a rough figure, see benchmarks/step.py."""
@@ -48,7 +48,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     teacher, student = parts.teacher.build(data.spec), parts.student.build(data.spec)
     loader = Loader(parts.data, data.splits.train, batch_size=recipe.batch_size, seed=0, labels=data.labels)
     batch = next(iter(loader.epoch(0)))
-    distiller = Distiller(student, Single(teacher), arms[-1].objective()).build(loader)
+    distiller = Distiller(student, as_teacher(teacher), arms[-1].objective()).build(loader)
     distiller.check(batch)
     step_s, activations = _measure(distiller, batch)
     teacher_steps, student_steps = worker.steps(data, teacher=True) * len(worker.teachers), worker.steps(data)
@@ -66,7 +66,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"recipe     {recipe.name}: nothing is trained and nothing written",
         f"data       {parts.data.name}: {sizes_of}{flipped}",
         f"shapes     a batch is {list(batch.inputs.shape)}, logits are {shape}",
-        f"teacher    {parts.teacher!r}: {parameters(teacher):,} parameters, {flops(Tapped(teacher), batch):,} FLOPs a sample",
+        f"teacher    {parts.teacher!r}: {spoken_cost(cost_of(teacher, batch))}",
         f"student    {parts.student!r}: {parameters(student):,} parameters, {flops(Tapped(student), batch):,} FLOPs a sample",
         f"objective  {distiller.objective!r}",
         f"weighting  {recipe.weighting}, balancer {recipe.balancer}, step {recipe.step}",

@@ -28,7 +28,7 @@ Count = Annotated[int, Field(ge=1)]
 
 EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
     "data": ("data", "texts"),
-    "teacher": ("models", "adapters"),
+    "teacher": ("models", "adapters", "teachers"),
     "student": ("models", "adapters"),
     "objective": ("terms",),
     "weighting": ("weightings", "solvers", "terms"),
@@ -41,6 +41,8 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
     "transform": ("transforms",),
 }
 """The keys whose values are expressions: the kind that each takes, then those that may stand inside its brackets."""
+ALSO: Mapping[str, tuple[catalogue.Kind, ...]] = {"teacher": ("teachers",)}
+"""Further kinds that a key takes."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,8 @@ class Recipe(BaseModel):
             UsageError: Something can't be made, or a file is missing.
         """
         from limbeck.core.objective import as_objective
+        from limbeck.experiment.ready import Ready
+        from limbeck.teachers.teacher import Teacher
 
         weights = None if self.teacher_weights is None else Path(self.teacher_weights)
         if weights is not None and not weights.is_file():
@@ -210,9 +214,10 @@ class Recipe(BaseModel):
             )
         made = self.expressions()
         single = {key: made[key].build() for key in made if key not in {"weighting", "balancer", "step", "average"}}
+        teacher = single["teacher"]
         parts = Parts(
             data=cast("Source", single["data"]),
-            teacher=cast("Architecture", single["teacher"]),
+            teacher=Ready(teacher) if isinstance(teacher, Teacher) else cast("Architecture", teacher),
             student=cast("Architecture", single["student"]),
             objective=as_objective(cast("Objective", single["objective"])),
             weighting=made["weighting"].build,
@@ -303,7 +308,7 @@ def names_for(key: str) -> Names:
     own, *others = EXPRESSIONS[key]
     return Names(
         what=catalogue.WORDS[own],
-        makers=catalogue.Makers(own),
+        makers=catalogue.Makers(own, *ALSO.get(key, ())),
         inner=catalogue.Makers(own, *others),
         hint=f"`limbeck list {own}` shows all",
         elsewhere={row.name: catalogue.WORDS[row.kind] for row in catalogue.everything()},

@@ -8,14 +8,17 @@ import torch
 from torch import nn
 
 from limbeck.core.errors import UsageError
+from limbeck.data.loader import whole
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.progress import Silent
+from limbeck.experiment.ready import as_teacher
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded, given_teacher, loader_for
 from limbeck.experiment.unit import Worker
-from limbeck.teachers.single import Single
+from limbeck.teachers.store import spread
+from limbeck.teachers.stored import Stored
 from limbeck.training.fit import fit
 from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.student import Student
@@ -36,6 +39,8 @@ def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], 
         raise UsageError(f"batch_size: {recipe.batch_size} is more than the {fewest} training samples; choose a smaller one.")
     spec = sets[0].spec
     teacher = parts.teacher.build(spec) if parts.teacher_weights is None else given_teacher(parts, spec)
+    if isinstance(teacher, Stored):
+        teacher.check(whole(parts.data, spread(len(parts.data)), parts.data.labels))
     steps = Worker(recipe, parts, engine, Path(), Silent()).steps(sets[0])
     for arm in arms:
         average = arm.average()
@@ -51,7 +56,7 @@ def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         step = arm.step()
-        model, guide = parts.student.build(data.spec), Single(deepcopy(teacher), trained=step.trains_teacher)
+        model, guide = parts.student.build(data.spec), as_teacher(deepcopy(teacher), trained=step.trains_teacher)
         loader = loader_for(recipe, parts, data, data.splits.train)
         weighting, balancer, per = arm.weighting(), arm.balancer(), recipe.per
         distiller = Distiller(model, guide, arm.objective(), weighting=weighting, balancer=balancer, per=per).build(loader)

@@ -114,7 +114,8 @@ def _write(
     files.write_json(folder / files.GALLERY, outcome.gallery(source, table))
     student = kept.students[main]
     files.write_model(folder / files.STUDENT, student.model)
-    files.write_model(folder / files.TEACHER, kept.guide(main))
+    if kept.guide(main).state_dict():  # what is stored or served has no weights here
+        files.write_model(folder / files.TEACHER, kept.guide(main))
     if student.objective is not None and student.objective.state_dict():
         files.write_model(folder / files.OBJECTIVE, student.objective)
     write_whole(folder / files.CARD, outcome.card(recipe, content).encode())

@@ -12,6 +12,7 @@ from limbeck.data.loader import Loader, whole
 from limbeck.data.splits import Splits, split
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.models.spec import DataSpec
+from limbeck.teachers.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def given_teacher(parts: Parts, spec: DataSpec) -> nn.Module:
     """
     model, path = parts.teacher.build(spec), parts.teacher_weights
     if path is None:
+        return model
+    if isinstance(model, Stored):
+        model.check_weights(load_file(path))
         return model
     try:
         model.load_state_dict(load_file(path))

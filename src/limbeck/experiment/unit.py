@@ -22,6 +22,7 @@ from limbeck.experiment.ending import Ending
 from limbeck.experiment.logbook import Advance, Logbook, SampleTracker
 from limbeck.experiment.measuring import figures_of, validated
 from limbeck.experiment.progress import Progress
+from limbeck.experiment.ready import Ready, answering, as_teacher, gives_logits
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded, given_teacher, loader_for
 from limbeck.influence.task import Distillation
@@ -94,7 +95,7 @@ def _after(before: list[Unit], last: Unit) -> Unit:
 
 def scored(objective: Objective, student: nn.Module, teacher: nn.Module) -> tuple[Tapped, Distillation]:
     """A finished student and the losses that its training samples are scored by; trained parts of the terms stand still."""
-    guide = Single(teacher) if "teacher" in objective.needs else None
+    guide = as_teacher(teacher) if "teacher" in objective.needs else None
     if guide is not None and objective.teacher_taps:
         guide.tap(objective.teacher_taps)
     return Tapped(student, objective.student_taps), Distillation(objective.eval(), guide)
@@ -121,7 +122,8 @@ class Worker:
     @property
     def teachers(self) -> tuple[Architecture, ...]:
         """The nets that are trained as teachers; none where their weights are given."""
-        if self.parts.teacher_weights is not None or self.recipe.teacher_epochs == 0:
+        given = self.parts.teacher_weights is not None or isinstance(self.parts.teacher, Ready)
+        if given or self.recipe.teacher_epochs == 0:
             return ()
         return tuple(self.parts.teacher.members) if isinstance(self.parts.teacher, DeepEnsemble) else (self.parts.teacher,)
 
@@ -141,7 +143,7 @@ class Worker:
 
     def teacher(self, data: Seeded) -> Unit:
         """The teacher: trained on the labels as given, each member of an ensemble by itself, or read from a file, or as built."""
-        if self.parts.teacher_weights is not None or self.recipe.teacher_epochs == 0:
+        if not self.teachers:
             return self._read_teacher(data)
         arm = Arm(TEACHER, "Teacher", Uniform, Student, labels_only)
         if not isinstance(self.parts.teacher, DeepEnsemble):
@@ -176,8 +178,8 @@ class Worker:
     def _read_teacher(self, data: Seeded) -> Unit:
         torch.manual_seed(data.seed * 2)
         model = given_teacher(self.parts, data.spec)
-        found = figures_of(Tapped(model), data.test)
-        return Unit(model, found.named(), [], [], 0.0, {})
+        found = figures_of(answering(model), data.test).named() if gives_logits(model) else {}
+        return Unit(model, found, [], [], 0.0, {})
 
     def _unit(self, arm: Arm, data: Seeded, architecture: Architecture, teacher: nn.Module | None, *, salt: int) -> Unit:
         """Train, or take from the folder what an earlier start of the same run has finished."""
@@ -241,7 +243,7 @@ class Worker:
 
     def _distiller(self, arm: Arm, data: Seeded, model: nn.Module, teacher: nn.Module | None) -> tuple[Distiller, Loader]:
         """All parts of an arm's training, put together, with the batches that it trains on."""
-        guide = None if teacher is None else Single(deepcopy(teacher), trained=arm.step().trains_teacher)
+        guide = None if teacher is None else as_teacher(deepcopy(teacher), trained=arm.step().trains_teacher)
         weighting, balancer, per = arm.weighting(), arm.balancer(), self.recipe.per
         distiller = Distiller(model, guide, arm.objective(), weighting=weighting, balancer=balancer, per=per)
         rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
@@ -254,7 +256,8 @@ class Worker:
         """The finished training as a unit, with its figures on validation and test."""
         test, guide = data.test.to(self.engine.device), distiller.teacher
         kept = distiller.deployed()
-        found, validation = figures_of(kept, test, guide), figures_of(kept, log.validation)
+        compared = guide if gives_logits(guide) else None
+        found, validation = figures_of(kept, test, compared), figures_of(kept, log.validation)
         after = figures_of(guide, test).accuracy if guide is not None and moved else None
         return Unit(
             model=distiller.student.model.cpu(),

@@ -26,6 +26,11 @@ MARK = "mark"
 Columns = dict[str, Tensor]
 
 
+def spread(rows: int) -> Tensor:
+    """At most 1,024 of the identities 0 to rows - 1, evenly apart: by what a data set is known before all of it is read."""
+    return torch.linspace(0, rows - 1, min(rows, 1024), dtype=torch.float64).long()
+
+
 def rows_per_shard(layout: Layout) -> int:
     """How many samples go into a shard."""
     return max(1, SHARD_BYTES // layout.row_bytes)

@@ -1,5 +1,6 @@
 """A teacher whose answers were stored."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
@@ -11,7 +12,7 @@ from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Outputs
 from limbeck.core.topk import TopK
 from limbeck.teachers.manifest import Manifest
-from limbeck.teachers.marks import marks
+from limbeck.teachers.marks import fingerprint, marks
 from limbeck.teachers.store import MARK, Columns, Shards
 from limbeck.teachers.teacher import Teacher
 
@@ -58,6 +59,20 @@ class Stored(Teacher):
         if not self.ignore_transform:
             self._same(batch, columns)
         return self._outputs(columns, batch.index.device)
+
+    @property
+    def cost(self) -> Mapping[str, int | None]:
+        """What the teacher had that was stored."""
+        return {name: self.manifest.teacher.get(name) for name in ("parameters", "flops")}
+
+    def check_weights(self, state: Mapping[str, Tensor]) -> None:
+        """See that these are the weights of the teacher that was stored.
+
+        Raises:
+            UsageError: They are not.
+        """
+        if fingerprint(state) != self.manifest.teacher["weights"]:
+            raise UsageError(f"Stored: {self.folder} holds the answers of a teacher with other weights; store this one anew.")
 
     def check(self, batch: Batch) -> None:
         """See that these samples, untransformed, are those that were stored.

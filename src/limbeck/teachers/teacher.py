@@ -1,6 +1,7 @@
 """Whoever answers for the teacher."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import nn
@@ -31,6 +32,11 @@ class Teacher(nn.Module, ABC):
         Args:
             names: Names or globs of the teacher's modules.
         """
+
+    @property
+    def cost(self) -> Mapping[str, int | None]:
+        """Its `parameters`, and the `flops` of a sample's forward pass, as far as it knows them."""
+        return {"parameters": None, "flops": None}
 
     def classifier(self) -> nn.Linear | None:
         """A frozen copy of its classifier; None where it has no linear one, or more than one."""

@@ -1,0 +1,73 @@
+"""Teachers that answer as they are, stored or served ones: where a run would build a net and train it, it takes them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final, get_args
+
+from torch import nn
+
+from limbeck.align.taps import Tapped
+from limbeck.core.batch import Batch
+from limbeck.core.errors import UsageError
+from limbeck.evaluation.cost import flops, parameters
+from limbeck.models.spec import Architecture, DataSpec, Kind
+from limbeck.teachers.single import Single
+from limbeck.teachers.teacher import Teacher
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Ready(Architecture):
+    """A teacher in the place of a net: nothing is built.
+
+    Args:
+        teacher: Whoever answers.
+    """
+
+    takes: ClassVar[tuple[Kind, ...]] = get_args(Kind)
+
+    teacher: Teacher
+
+    def make(self, spec: DataSpec) -> nn.Module:
+        """The teacher itself."""
+        return self.teacher
+
+    def __repr__(self) -> str:
+        return repr(self.teacher)
+
+
+def as_teacher(model: nn.Module, *, trained: bool = False) -> Teacher:
+    """The model as a teacher; one that is a teacher already, as it is.
+
+    Raises:
+        UsageError: It is to be trained, but has no net.
+    """
+    if not isinstance(model, Teacher):
+        return Single(model, trained=trained)
+    if trained:
+        raise UsageError(f"step: it updates the teacher, but {model!r} has no net to update; name a net, or Student().")
+    return model
+
+
+def answering(model: nn.Module) -> nn.Module:
+    """The model, to be called with a batch."""
+    return model if isinstance(model, Teacher) else Tapped(model)
+
+
+def gives_logits(model: nn.Module | None) -> bool:
+    """Whether there is a model and all of its logits are known: figures and columns that need them are left out otherwise."""
+    return model is not None and (not isinstance(model, Teacher) or "logits" in model.offers)
+
+
+def cost_of(model: nn.Module, batch: Batch) -> Mapping[str, int | None]:
+    """Parameters, and FLOPs of a sample's forward pass; None where a teacher does not say."""
+    if isinstance(model, Teacher) and not isinstance(model, Single):
+        return model.cost
+    tapped = model if isinstance(model, Tapped) else Tapped(model)
+    return {"parameters": parameters(tapped.model), "flops": flops(tapped, batch)}
+
+
+def spoken_cost(cost: Mapping[str, int | None]) -> str:
+    """A cost in words."""
+    words = {"parameters": "parameters", "flops": "FLOPs a sample"}
+    return ", ".join(f"{cost[name]:,} {said}" for name, said in words.items() if cost[name]) or "its size is not known"
