@@ -39,8 +39,8 @@ from attribution_page import PAGE, RESULTS, render
 from attribution_problems import PROBLEMS, Data, Problem, Truth, scored, truth
 
 PHASES = ("prepare", "mean", "full", "own")
-WARM = 64
-"""Samples of a first run that is not measured: libraries load parts of torch and of themselves when they are first used."""
+WARM = 16
+"""Samples and queries of a first run that is not measured: libraries load parts of torch and of themselves at first use."""
 SLOW = 8.0
 """Seconds of a first round above which a method is not measured again."""
 
@@ -51,7 +51,7 @@ def setting_of(problem: Problem, known: Truth) -> Setting:
 
 
 def first(setting: Setting, count: int) -> Setting:
-    """The same with few samples and queries."""
+    """The same with a few samples and queries."""
     data = setting.data
     few = Data(data.x[:count], data.y[:count], data.query_x[:count], data.query_y[:count], data.flipped[:count])
     return replace(setting, data=few)
@@ -65,9 +65,10 @@ def job(number: int, name: str, out: Path, file: Path) -> None:
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - progress bars, until the process ends
     found: dict[str, object] = {}
     try:
-        setting = setting_of(problem, truth(problem, out))
+        known = truth(problem, out)
         with suppress(Exception):  # some need more samples than these; the real run tells
-            run(row.kind(first(setting, WARM), row.how), lambda *_: None)
+            run(row.kind(first(setting_of(problem, known), WARM), row.how), lambda *_: None)
+        setting = setting_of(problem, known)  # a new net: some libraries change the one that they are given
         found["unit"] = unit(setting)
         base = resident()
         run(row.kind(setting, row.how), lambda *one: record(found, file, base, *one))
@@ -97,7 +98,7 @@ def record(found: dict, file: Path, base: int, phase: str, seconds: float, value
 def write(found: dict, file: Path) -> None:
     """Whole or not at all."""
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(found))
+    part.write_text(json.dumps(found, indent=1) + "\n")
     part.replace(file)
 
 
@@ -254,13 +255,11 @@ def main() -> None:
         "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
         "rounds": options.rounds, "limit": options.limit, "versions": {name: version(name) for name in libraries}, "problems": {},
     }  # fmt: skip
-    for name in options.problems:
+    for name in options.problems:  # written after each, so that an interruption costs one problem
         rows = [row for row in ROWS if name in (row.problems or [name]) and row.library in (options.libraries or libraries)]
         found["problems"][name] = compare(PROBLEMS[name], rows, options)
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    part = options.results.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1) + "\n")
-    part.replace(options.results)
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        write(found, options.results)
 
 
 if __name__ == "__main__":

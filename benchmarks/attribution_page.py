@@ -36,8 +36,8 @@ HEAD = """\
 
     {command}
 
-Made by `benchmarks/attribution.py`; no figure is typed in. {versions}; torch {torch}, one thread, median of up to {rounds}
-round(s) in which all methods take turns, each in a process of its own.
+Made by `benchmarks/attribution.py`; no figure is typed in. Median of up to {rounds} round(s) in which all methods take turns,
+each in a process of its own, one thread, processor time. {versions}; torch {torch}.
 
 * **Times** are in plain forward and backward passes over the training set in the same process: *prepare* is what depends on the
   model and the training set alone, *mean* every sample against the mean query loss, *full* every query against every sample,

@@ -169,7 +169,9 @@ def plot(found: dict) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "limbeck", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False})
+    mpl.rcParams.update(
+        {"svg.hashsalt": "limbeck", "svg.fonttype": "none", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    )
     from matplotlib import pyplot
 
     figure, grid = pyplot.subplots(2, len(AXES), figsize=(11, 5), sharey="row", layout="constrained")
@@ -180,6 +182,7 @@ def plot(found: dict) -> None:
                 panel.loglog(
                     [one["value"] for one in points], [one[call][key] / scale for one in points], "o-", ms=3, lw=1, label=call
                 )
+            panel.minorticks_off()
             panel.set_xlabel(axis)
             panel.set_ylabel(title if column == 0 else "")
     grid[0][0].legend(frameon=False)
