@@ -39,14 +39,14 @@ def leaves_of(outputs: Outputs) -> list[Tensor]:
     return [part.clone().requires_grad_() for part in parts_of(outputs)]
 
 
-def value_of(term: Term, views: Views) -> Tensor:
+def value_of(term: Callable[..., Any], views: Views) -> Tensor:
     """The term, with the same random numbers each time."""
     torch.manual_seed(0)
     value: Tensor = term(views)
     return value
 
 
-def at(term: Term, views: Views, parts: Sequence[Tensor]) -> Tensor:
+def at(term: Callable[..., Any], views: Views, parts: Sequence[Tensor]) -> Tensor:
     """The term with other student logits and features."""
     return value_of(term, replace(views, student=of_parts(views.student, parts)))
 
