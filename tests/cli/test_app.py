@@ -123,4 +123,4 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_every_command_has_its_file() -> None:
-    assert set(app.COMMANDS) == {"run", "list", "report", "score", "doctor", "init"}
+    assert set(app.COMMANDS) == {"run", "list", "report", "score", "doctor", "init", "cache"}

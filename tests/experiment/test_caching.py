@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,32 @@ def test_another_test_split_than_the_teachers_is_told_of(store: Path, tmp_path: 
     assert any(
         sentence.startswith("The teacher was not trained in this run and the test split was cut here") for sentence in said
     )
+
+
+@pytest.mark.slow
+def test_language_from_few_tokens_equals_the_live_teacher_at_as_many(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    (tmp_path / "t.txt").write_text(" ".join(draw.choice(["the", "cat", "sat", "on", "a", "mat"]) for _ in range(400)))
+    language: dict[str, Any] = {
+        **LESS,
+        "data": f"Text({str(tmp_path / 't.txt')!r}, length=16)",
+        "teacher": "GPT(width=16, depth=1, heads=2)",
+        "student": "GPT(width=8, depth=1, heads=2)",
+        "optimizer": "Adam(lr=0.02)",
+        "batch_size": 32,
+        "query": 10,
+    }
+    made = cache(tiny(**language), tmp_path / "store", Wanted(top_k=5))
+    assert (made.layout.k, made.layout.length, made.layout.classes) == (5, 15, 258)
+    live = run(tiny(**language, objective="TopKTail(JSD(), k=5)"), tmp_path / "live").content
+    teacher = {"teacher": of(tmp_path / "store"), "objective": "TopKTail(JSD())"}
+    stored = run(tiny(**{**language, **teacher}), tmp_path / "stored").content
+    theirs, ours = (content["arms"]["main"]["per_seed"]["nll"] for content in (live, stored))
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    with pytest.raises(UsageError, match="are not what"):
+        run(tiny(**{**language, **teacher}, step="OnPolicy(share=1.0)"), tmp_path / "new")
+    with pytest.raises(UsageError, match="are not what"):
+        run(tiny(**{**language, **teacher, "data": language["data"].replace("length=16", "length=12")}), tmp_path / "new")
 
 
 class Power(BaseException):

@@ -52,7 +52,7 @@ def test_leave_one_out_is_what_training_without_the_sample_gives() -> None:
         return attribution_problems.minimised(nn.Sequential(nn.Linear(5, 10)).double(), x[rows], y[rows])
 
     def loss(net: nn.Module) -> float:
-        return float(F.cross_entropy(net(data.query_x.double()), data.query_y))
+        return float(F.cross_entropy(net(data.query_x.double()), data.query_y).detach())
 
     net = minimum(torch.arange(200))
     hessian = attribution_problems.roots(*attribution_problems.jacobians(net, x))
