@@ -290,7 +290,7 @@ def test_a_transform_is_ignored_only_when_told(tmp_path: Path) -> None:
         told.check(moved)
     token_store(tmp_path / "t")
     other = replace(tokens(ANY), inputs=tokens(ANY).inputs.flip(1))
-    with pytest.raises(UsageError, match="samples .* are not what"):
+    with pytest.raises(UsageError, match=r"samples .* are not what"):
         Stored(str(tmp_path / "t"), ignore_transform=True)(other)
     assert repr(told) == f"Stored({str(tmp_path)!r}, ignore_transform=True)"
 

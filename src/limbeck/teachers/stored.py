@@ -27,7 +27,7 @@ class Stored(Teacher):
     Args:
         folder: The store.
         ignore_transform: Answer for the sample as it was stored, however a transform has changed it for the student. Samples that
-            were mixed in pairs are refused all the same.
+            were mixed in pairs are refused all the same, and so are other token ids.
 
     Raises:
         UsageError: The folder holds no finished store.
@@ -56,7 +56,7 @@ class Stored(Teacher):
         if batch.mixture is not None:
             raise UsageError("Stored: these samples were mixed in pairs, but no answer to a mixture is stored; leave it out.")
         columns = self._rows(batch.index)
-        if not self.ignore_transform:
+        if not self.ignore_transform or not batch.inputs.is_floating_point():  # other tokens are another text
             self._same(batch, columns)
         return self._outputs(columns, batch.index.device)
 
