@@ -1,6 +1,6 @@
 """Cuts a part of a text data set, so that two cores are enough: SST-2 as a table with its test split, or the start of a text.
 
-python benchmarks/prepare_text.py ../shared/data sst2 --rows 6000 --out runs/data/sst2.parquet
+python benchmarks/prepare_text.py ../shared/data sst2 --rows 12000 --out runs/data/sst2.parquet
 python benchmarks/prepare_text.py ../shared/data shakespeare --characters 150000 --out runs/data/shakespeare.txt
 
 Of SST-2 training rows are drawn at random (seed 0) among those of at least five words, all test rows are kept, and the 872
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the folder that holds sst2.parquet, tinyshakespeare.txt")
     parser.add_argument("name", choices=["sst2", "shakespeare"])
-    parser.add_argument("--rows", type=int, default=6000, help="training rows of SST-2")
+    parser.add_argument("--rows", type=int, default=12000, help="training rows of SST-2")
     parser.add_argument("--characters", type=int, default=150_000, help="characters of Tiny Shakespeare")
     parser.add_argument("--out", type=Path, required=True, help="the file to write: .parquet, or .txt")
     said = parser.parse_args()
