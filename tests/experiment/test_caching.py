@@ -158,7 +158,7 @@ def test_language_from_few_tokens_equals_the_live_teacher_at_as_many(tmp_path: P
     assert ours == pytest.approx(theirs, rel=1e-5)
     with pytest.raises(UsageError, match="a stored teacher knows no new texts"):
         run(tiny(**{**language, **teacher}, step="OnPolicy(share=1.0)"), tmp_path / "new")
-    with pytest.raises(UsageError, match="are not what"):
+    with pytest.raises(UsageError, match="is not stored"):
         run(tiny(**{**language, **teacher, "data": language["data"].replace("length=16", "length=12")}), tmp_path / "new")
 
 
