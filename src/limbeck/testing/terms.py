@@ -5,6 +5,7 @@ numbers (dropout, drawn negatives) are the same in every evaluation, as they are
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -287,7 +288,9 @@ def assert_compiles(term: Term, views: Views) -> None:
     compiled = torch.compile(copy.deepcopy(term), backend="aot_eager", fullgraph=True)
     own, refused = leaves_of(views.student), ""
     try:
-        found = at(compiled, views, own)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what it looks through, such as the cache of fnmatch
+            found = at(compiled, views, own)
     except torch._dynamo.exc.TorchDynamoException as error:
         refused = str(error).strip().partition("\n")[0] or type(error).__name__
     assert term.compiles or refused, "it can be compiled; leave out compiles = False."
