@@ -2,6 +2,7 @@
 
 A library that has no mean query takes the mean of its matrix. Its scores are turned so that a large one is harmful, as phi is.
 Libraries are imported where they are used: each method runs in a process of its own.
+One file, though over 300 lines: it is a list of like parts, one for each library.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """What each setting of the weights gains over plain distillation: one table, all settings against the same rivals, seed by seed.
 
     python benchmarks/settings.py digits --data "Digits(label_noise=0.4, seed=0)" --weighting "InfluenceWeighting(gain=2)"
-    python benchmarks/settings.py digits --preset steep     # or: stored, solvers, refresh, normalise
+    python benchmarks/settings.py digits --preset steep     # or: median, solvers, refresh, normalise
 
 Teacher, plain distillation, the oracle and the query-in-training rival are trained once per data set and seed and shared by all
 settings, as are first weights and the order of samples. Finished trainings are kept under --out and read, not run again.
@@ -29,7 +29,9 @@ STEEP = [
     "InfluenceWeighting()",
     "InfluenceWeighting(gain=4)",
     "InfluenceWeighting(gain=4, refresh=1, query_batch=50)",
-    "InfluenceWeighting(gain=4, refresh=4)",
+    "InfluenceWeighting(gain=4, refresh=2, query_batch=50)",
+    "InfluenceWeighting(gain=4, refresh=4, query_batch=50)",
+    "InfluenceWeighting(gain=4, refresh=4, query_batch=200)",
     "InfluenceWeighting(gain=2, refresh=1, query_batch=50)",
     "InfluenceWeighting(Identity(), gain=4)",
     "InfluenceWeighting(Identity(), gain=4, refresh=1, query_batch=50)",
@@ -42,11 +44,19 @@ REFRESH = [f"InfluenceWeighting(refresh={refresh})" for refresh in (1, 5, 20, 60
     f'InfluenceWeighting(refresh="epochs:{epochs}")' for epochs in (1, 2, 5, 10)
 ]
 NORMALISE = [f"InfluenceWeighting(normalise={kind!r})" for kind in ("none", "std", "zscore", "median")]
-STORED = [f"InfluenceWeighting(normalise='median', refresh={refresh!r})" for refresh in (5, 10, 20, 200)] + [
-    f"InfluenceWeighting({solver}normalise='median', refresh='epochs:{epochs}')"
-    for solver, epochs in (("", 1), ("", 2), ("", 5), ("", 10), ("Identity(), ", 2), ("Identity(), ", 10))
+MEDIAN = [
+    f"InfluenceWeighting({solver}normalise='median'{rest})"
+    for solver, rests in (
+        ("", ("", ", refresh=5", ", refresh=200", ", refresh=1, query_batch=50")),
+        ("Identity(), ", ("", ", refresh=5", ", refresh=1, query_batch=50")),
+        ("", (", refresh='epochs:2'", ", refresh=10", ", refresh=5, query_batch=50", ", refresh=5, query_batch=100")),
+        ("", (", refresh='epochs:1'", ", refresh='epochs:5'", ", refresh='epochs:10'")),
+        ("Identity(), ", (", refresh='epochs:2'", ", refresh='epochs:10'")),
+        ("KFAC(), ", (", refresh=5",)),
+    )
+    for rest in rests
 ]
-PRESETS = {"stored": STORED, "steep": STEEP, "solvers": SOLVERS, "refresh": REFRESH, "normalise": NORMALISE}
+PRESETS = {"median": MEDIAN, "steep": STEEP, "solvers": SOLVERS, "refresh": REFRESH, "normalise": NORMALISE}
 RIVALS = ("uniform", "query_in_training", "oracle")
 
 

@@ -1,4 +1,7 @@
-"""The public names and nothing else. Each is imported when it is first used, so that `import limbeck` does not load torch."""
+"""The public names and nothing else. Each is imported when it is first used, so that `import limbeck` does not load torch.
+
+Over 300 lines, since it is two tables: one for running, its twin for type checkers.
+"""
 
 from collections.abc import Mapping
 from importlib import import_module

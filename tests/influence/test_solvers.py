@@ -1,4 +1,7 @@
-"""Exact and conjugate gradients against the dense damped oracle; what all solvers share: schedules, states, refusals."""
+"""Exact and conjugate gradients against the dense damped oracle; what all solvers share: schedules, states, refusals.
+
+Over 300 lines, since what all solvers share is tested on all of them in one place.
+"""
 
 import math
 import warnings

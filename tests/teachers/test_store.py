@@ -1,4 +1,7 @@
-"""A store holds what the teacher said, is the same however often its making was interrupted, and shows every flipped bit."""
+"""A store holds what the teacher said, is the same however often its making was interrupted, and shows every flipped bit.
+
+Over 300 lines: making, damaging, killing and reading of one kind of folder.
+"""
 
 import json
 import multiprocessing

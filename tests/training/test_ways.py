@@ -7,14 +7,19 @@ from torch.testing import assert_close
 from training_makers import parts, prepared, train, weighting
 
 from limbeck.align.taps import Tapped
+from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.influence.captured import Capture, obstacles
 from limbeck.influence.gradients import inner_products, per_sample_gradients_slow, products_at_outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.tangents import Tangents
+from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
 from limbeck.influence.ways import choose
 from limbeck.losses.labels.ce import CE
+from limbeck.models.gpt import GPT
+from limbeck.models.spec import Architecture, DataSpec
+from limbeck.models.transformer import Transformer
 from limbeck.training.steps.student import Student
 from support.makers import FromTheMean, generator
 from support.nets import BY_NAME, CASES, TASK, Case
@@ -93,6 +98,18 @@ def test_positions_that_all_samples_share_are_captured_for_each() -> None:
         assert_close(capture.products(q, 4), rows @ flatten(q), rtol=1e-10, atol=1e-10)
         found = capture.gradients(torch.ones(4))
         assert_close(torch.cat([found[name].reshape(-1) for name in trainable(model)]), rows.mean(0), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("net", [Transformer(width=8, depth=1, heads=2), GPT(width=8, depth=1, heads=2)])
+def test_as_many_samples_as_places_are_told_apart(net: Architecture) -> None:
+    ids = torch.arange(20).view(4, 5)[:, :4] % 7
+    causal = isinstance(net, GPT)
+    torch.manual_seed(0)
+    spec = DataSpec("language", (4,), 7, 7) if causal else DataSpec("tokens", (4,), 7, 7)
+    model = Tapped(net.build(spec)).double()
+    batch = Batch(ids, (ids + 1) % 7 if causal else ids[:, 0], torch.arange(4))
+    found = choose(model, Supervised().training_loss, batch, direction(model), torch.get_rng_state(), coupled=False)
+    assert found.way == "captured"
 
 
 WAYS = {

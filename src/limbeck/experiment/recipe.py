@@ -1,4 +1,7 @@
-"""The recipe: checked settings of a run, and the objects that they name. Knows nothing of how a run goes."""
+"""The recipe: checked settings of a run, and the objects that they name. Knows nothing of how a run goes.
+
+Over 300 lines, since every key stands here three times: checked, documented, made.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One unit of a run: one net trained on one seed, from its data to its figures. Finished units are kept for resuming."""
+"""One unit of a run: one net trained on one seed, from its data to its figures. Finished units are kept for resuming.
+
+Just over 300 lines: a unit's training, keeping and taking up again must change together.
+"""
 
 import time
 import warnings

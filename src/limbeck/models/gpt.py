@@ -6,26 +6,18 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import ShapeError
 from limbeck.models.spec import Architecture, DataSpec, Kind
-from limbeck.models.transformer import Block, check_sizes
+from limbeck.models.transformer import Body, check_sizes
 
 
 @final
-class CausalTransformer(nn.Module):
-    """Embedding with learned positions, pre-norm blocks `layer1` ... `layer{depth}`, norm, linear head without a bias."""
+class CausalTransformer(Body):
+    """The body, every place of which sees itself and what stands left of it, and a linear head without a bias."""
 
     def __init__(self, width: int, depth: int, heads: int, dropout: float, *, length: int, vocabulary: int, tied: bool) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.position = nn.Embedding(length, width)
-        self.names = [f"layer{number}" for number in range(1, depth + 1)]
-        for name in self.names:
-            self.add_module(name, Block(width, heads, dropout))
-        self.norm = nn.LayerNorm(width)
+        super().__init__(width, depth, heads, dropout, length=length, vocabulary=vocabulary, who="GPT")
         self.head = nn.Linear(width, vocabulary, bias=False)
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        nn.init.normal_(self.position.weight, std=0.02)
+        self.small_start()
         if tied:
             self.head.weight = self.embedding.weight
 
@@ -35,17 +27,9 @@ class CausalTransformer(nn.Module):
         Raises:
             ShapeError: The sequence is longer than the net was built for.
         """
-        if inputs.dim() != 2 or inputs.shape[1] > self.position.num_embeddings:
-            raise ShapeError(
-                f"GPT: expected token ids [B, L] with L up to {self.position.num_embeddings}, got {list(inputs.shape)}; "
-                "cut the sequences or build the net for longer ones."
-            )
+        self.check_length(inputs)
         places = torch.arange(inputs.shape[1], device=inputs.device)
-        seen = (places <= places.unsqueeze(1)).unsqueeze(0)
-        tokens = self.embedding(inputs) + self.position(places)
-        for name in self.names:
-            tokens = self.get_submodule(name)(tokens, seen)
-        logits: Tensor = self.head(self.norm(tokens))
+        logits: Tensor = self.head(self.encode(inputs, (places <= places.unsqueeze(1)).unsqueeze(0)))
         return logits
 
 

@@ -81,22 +81,65 @@ def check_sizes(width: int, depth: int, heads: int, dropout: float, who: str) ->
         raise UsageError(f"{who}: dropout must be below 1, since 1 drops everything.")
 
 
-@final
-class TransformerClassifier(nn.Module):
-    """Embedding with learned positions, pre-norm blocks `layer1` ... `layer{depth}`, norm, masked mean, linear classifier."""
+class Body(nn.Module):
+    """Embedding with learned positions, pre-norm blocks `layer1` ... `layer{depth}`, norm: all but what is made of the tokens.
 
-    def __init__(self, width: int, depth: int, heads: int, dropout: float, *, length: int, vocabulary: int, classes: int) -> None:
+    Args:
+        width: Size of a token's vector.
+        depth: Number of blocks.
+        heads: Attention heads.
+        dropout: Of a block's two branches.
+        length: Of the longest sequence.
+        vocabulary: Different token ids.
+        who: The net's name in messages.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, dropout: float, *, length: int, vocabulary: int, who: str) -> None:
         super().__init__()
+        self.who = who
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(length, width)
         self.names = [f"layer{number}" for number in range(1, depth + 1)]
         for name in self.names:
             self.add_module(name, Block(width, heads, dropout))
         self.norm = nn.LayerNorm(width)
-        self.pool = MaskedPool()
-        self.fc = nn.Linear(width, classes)
+
+    def check_length(self, ids: Tensor) -> None:
+        """See that the net was built for sequences of this length.
+
+        Raises:
+            ShapeError: It was not.
+        """
+        if ids.dim() != 2 or ids.shape[1] > self.position.num_embeddings:
+            raise ShapeError(
+                f"{self.who}: expected token ids [B, L] with L up to {self.position.num_embeddings}, got {list(ids.shape)}; "
+                "cut the sequences or build the net for longer ones."
+            )
+
+    def encode(self, ids: Tensor, seen: Tensor) -> Tensor:
+        """Token ids [B, L], bool as in `Attention` -> [B, L, width]."""
+        # [1, L]: that all samples share the positions shows in their shape, even where there are as many samples as places.
+        tokens = self.embedding(ids) + self.position(torch.arange(ids.shape[1], device=ids.device).unsqueeze(0))
+        for name in self.names:
+            tokens = self.get_submodule(name)(tokens, seen)
+        normed: Tensor = self.norm(tokens)
+        return normed
+
+    def small_start(self) -> None:
+        """Draw embedding and positions small; called last, so that the other parts' first weights come first."""
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.normal_(self.position.weight, std=0.02)
+
+
+@final
+class TransformerClassifier(Body):
+    """The body, then the mean of the tokens that count and a linear classifier."""
+
+    def __init__(self, width: int, depth: int, heads: int, dropout: float, *, length: int, vocabulary: int, classes: int) -> None:
+        super().__init__(width, depth, heads, dropout, length=length, vocabulary=vocabulary, who="Transformer")
+        self.pool = MaskedPool()
+        self.fc = nn.Linear(width, classes)
+        self.small_start()
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Token ids [B, L], bool mask [B, L] (true where a token counts) or None -> logits [B, classes].
@@ -104,11 +147,7 @@ class TransformerClassifier(nn.Module):
         Raises:
             ShapeError: The sequence is longer than the net was built for, or the mask has another shape.
         """
-        if inputs.dim() != 2 or inputs.shape[1] > self.position.num_embeddings:
-            raise ShapeError(
-                f"Transformer: expected token ids [B, L] with L up to {self.position.num_embeddings}, got {list(inputs.shape)}; "
-                "cut the sequences or build the net for longer ones."
-            )
+        self.check_length(inputs)
         if mask is None:
             mask = torch.ones_like(inputs, dtype=torch.bool)
         elif mask.shape != inputs.shape:
@@ -117,10 +156,7 @@ class TransformerClassifier(nn.Module):
             )
         mask = mask.bool()
         ids = inputs.masked_fill(~mask, 0)  # padding may be any number, also one outside the vocabulary
-        tokens = self.embedding(ids) + self.position(torch.arange(ids.shape[1], device=ids.device).unsqueeze(0))
-        for name in self.names:
-            tokens = self.get_submodule(name)(tokens, mask.unsqueeze(1))
-        logits: Tensor = self.fc(self.pool(self.norm(tokens), mask))
+        logits: Tensor = self.fc(self.pool(self.encode(ids, mask.unsqueeze(1)), mask))
         return logits
 
 

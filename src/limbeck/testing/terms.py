@@ -2,6 +2,7 @@
 
 What belongs to the student, its logits and its features, is handed over as a list of tensors to differentiate in. Random
 numbers (dropout, drawn negatives) are the same in every evaluation, as they are where influence looks.
+Over 300 lines: a list of like parts, one for each property.
 """
 
 import copy

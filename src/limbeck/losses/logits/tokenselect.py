@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from limbeck.core.checks import one_of, proper_fraction
-from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term
 from limbeck.functional.divergences import entropy, log_softmax
 from limbeck.losses.logits.kd import KD
-from limbeck.losses.sides import tokens_only
+from limbeck.losses.sides import logits_only, tokens_only
 
 By = Literal["opener", "uncertain"]
 
@@ -44,10 +43,7 @@ class TokenSelect(Term):
 
     def __init__(self, term: Term | None = None, by: By = "opener", share: float = 0.1) -> None:
         super().__init__()
-        self.term = KD(T=1) if term is None else term
-        inner = self.term
-        if inner.builds or inner.remembers or inner.deploys or inner.student_taps or inner.teacher_taps:
-            raise UsageError(f"TokenSelect: takes a term that reads logits only, got {inner!r}; add that one beside it.")
+        self.term = inner = logits_only(KD(T=1) if term is None else term, "TokenSelect")
         self.by = one_of(by, get_args(By), "TokenSelect: by")
         self.share = proper_fraction(share, "TokenSelect: share")
         self.needs, self.coupled, self.rests = inner.needs, inner.coupled, inner.rests
