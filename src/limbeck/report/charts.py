@@ -84,7 +84,8 @@ def finish(
 def line(x: Sequence[float], y: Sequence[float], name: str, colour: str, **more: object) -> object:
     """A line in one of the palette's colours."""
     stroke = {"color": LIGHT[colour], "width": more.pop("width", 2), "dash": more.pop("dash", "solid")}
-    look: dict[str, object] = {"mode": "lines", "line": stroke}
+    alone = len(x) == 1  # one epoch: a line through one point is nothing to see
+    look: dict[str, object] = {"mode": "markers" if alone else "lines", "line": stroke, "marker": {"size": 8 if alone else 6}}
     return go.Scatter(x=list(x), y=list(y), name=plain(name), **(look | more))
 
 
