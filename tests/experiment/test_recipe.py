@@ -61,8 +61,26 @@ def test_size_then_settings_then_seeds(tmp_path: Path) -> None:
     assert (recipe.objective, recipe.transform) == ("KD(T=2) + CE()", None)
 
 
+def test_assistants_are_read_as_they_were_meant(tmp_path: Path) -> None:
+    """YAML cuts a list at every comma, also inside the brackets of a net."""
+    file = tmp_path / "own.yaml"
+    lines = [f"{key}: {value}" for key, value in LEAST.items()]
+    file.write_text("\n".join([*lines, "assistants: [MLP(width=64, depth=2), MLP(32)]"]))
+    named = ("MLP(width=64, depth=2)", "MLP(32)")
+    assert load(file).assistants == named
+    for text in ("[MLP(width=64, depth=2), MLP(32)]", "MLP(width=64, depth=2), MLP(32)"):
+        assert load(file, settings=[f"assistants={text}"]).assistants == named
+    assert load(file, settings=["assistants=none"]).assistants == ()
+    assert of(assistants="MLP()").assistants == ("MLP()",)
+
+
 @pytest.mark.parametrize(
-    "changes", [{}, {"name": "1e3", "clip": 1e-5, "transform": "CropFlip()", "compare": []}, {"name": "true"}]
+    "changes",
+    [
+        {},
+        {"name": "1e3", "clip": 1e-5, "transform": "CropFlip()", "compare": [], "assistants": "MLP(8, depth=2), MLP()"},
+        {"name": "true"},
+    ],
 )
 def test_resolved_loads_again_to_the_same(tmp_path: Path, changes: dict[str, object]) -> None:
     recipe = of(**changes)
@@ -103,6 +121,11 @@ def test_build_makes_the_parts() -> None:
         ({"compare": ["unifrom"]}, "did you mean 'uniform'?"),
         ({"compare": ["uniform", "uniform"]}, "compare names an arm twice"),
         ({"compare": "uniform"}, "compare: must be a list in square brackets, got 'uniform'."),
+        ({"assistants": "MPL()"}, "assistants: there is no model called 'MPL'; did you mean 'MLP'?"),
+        ({"assistants": "MLP(width=64"}, "assistants: can't read 'MLP(width=64'"),
+        ({"assistants": 3}, "assistants: must be a list in square brackets, got 3."),
+        ({"assistants": "KD()"}, "assistants: KD is a term; expected a model"),
+        ({"anchor": 1}, "anchor: must be below 1, got 1."),
         ({"precision": "fp16"}, "precision: must be one of 'fp32' or 'bf16', got 'fp16'; did you mean"),
         ({"objective": "KDD()"}, "objective: there is no term called 'KDD'; did you mean 'KD'? `limbeck list terms` shows all."),
         ({"objective": "EKFAC()"}, "objective: EKFAC is a solver; expected a term"),

@@ -1,4 +1,4 @@
-"""Whole runs of averages, ensembles of teachers, generations, chains of transforms, and choices on validation samples."""
+"""Whole runs of averages, ensembles, generations, assistants, chains of transforms, and choices on validation samples."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from limbeck.experiment.run import dry_run, run
 from limbeck.experiment.scoring import score_run
 from limbeck.experiment.seeded import seeded
 from limbeck.losses.heads.dho import DHO
+from limbeck.report.content import page
+from limbeck.report.reading import read_run
 from limbeck.training.averages.wakd import WAKD
 from limbeck.training.training import Record, Training
 
@@ -112,9 +114,55 @@ def test_each_generation_is_taught_by_the_one_before(tmp_path: Path, monkeypatch
     assert "1 seeds x (10 for the teacher + 7 x 10 for the students)" in str(dry_run(recipe))
 
 
-def test_generations_end_in_the_net_that_they_begin_with() -> None:
-    with pytest.raises(UsageError, match="cannot teach the next"):
-        dry_run(tiny(generations=2, objective="SimKD()"))
+def test_assistants_hand_on_and_an_anchor_keeps_their_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, nets = Advance.after_step, list[tuple[torch.nn.Module, Any]]()
+
+    def watch(self: Advance, training: Training, record: Record) -> None:
+        if training.number == training.steps:
+            nets.append((training.distiller.student.model, training.distiller.teacher))
+        told(self, training, record)
+
+    def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+        own, others = one.state_dict(), other.state_dict()
+        return own.keys() == others.keys() and all(torch.equal(own[name], others[name]) for name in own)
+
+    monkeypatch.setattr(Advance, "after_step", watch)
+    recipe = tiny(**SHORT, assistants=["MLP(width=14, depth=2)", "MLP(width=12)"], generations=3, anchor=0.25)
+    found = run(recipe, tmp_path / "run").content
+    arms = list(dict.fromkeys(row["arm"] for row in rows_of(tmp_path / "run")))
+    chain = ["uniform-1", "uniform-2", "uniform", "kd_aif-1", "kd_aif-2", "kd_aif"]
+    assert arms == ["teacher", "assistant-1", "assistant-2", "no_kd", *chain]
+    named = dict(zip(arms, nets, strict=True))
+    for arm, guide in {"assistant-1": "teacher", "assistant-2": "assistant-1", "uniform-1": "assistant-2"}.items():
+        assert same(named[arm][1].tapped.model, named[guide][0])
+    for arm, before in {"uniform-2": "uniform-1", "uniform": "uniform-2", "kd_aif": "kd_aif-2"}.items():
+        mixed = named[arm][1]
+        assert (mixed.weights, mixed.combine) == ([0.25, 0.75], "probability")
+        assert same(mixed.teachers[0].tapped.model, named["assistant-2"][0])
+        assert same(mixed.teachers[1].tapped.model, named[before][0])
+    assert [net["name"] for net in found["assistants"]] == ["MLP(width=14, depth=2)", "MLP(width=12)"]
+    assert found["assistants"][1]["parameters"] == 64 * 12 + 12 + 12 * 10 + 10
+    assert {"accuracy", "agreement"} < found["assistants"][0]["per_seed"].keys()
+    assert [row.title for row in page(read_run(tmp_path / "run")).rows][:3] == ["Teacher", "Assistant 1", "Assistant 2"]
+    assert score_run(tmp_path / "run", tmp_path / "scores.parquet").count == found["data"]["counts"]["train"]
+    assert "(10 for the teacher + 9 x 10 for the students)" in str(dry_run(recipe))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"generations": 2, "objective": "SimKD()"}, "generations: .*cannot teach the next"),
+        ({"assistants": "MLP()", "objective": "SimKD()"}, "assistants: .*cannot teach the next"),
+        ({"assistants": "MLP()", "objective": "CE()"}, "nothing is handed on"),
+        ({"assistants": "DeepEnsemble([MLP(), MLP()])"}, "assistants: DeepEnsemble is for teachers"),
+        ({"generations": 2, "anchor": 0.5, "objective": "FitNet(student='layer1', teacher='layer1')"}, "no inner activations"),
+        ({"generations": 2, "anchor": 0.5, "step": "TeacherOnly()"}, "has no net to update"),
+        ({"anchor": 0.5}, "set generations: 3"),
+    ],
+)
+def test_chains_that_could_not_hand_on_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        dry_run(tiny(**SHORT, **changes))
 
 
 def test_dhos_mixture_is_chosen_on_validation_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +190,13 @@ class Power(BaseException):
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "ensemble, generations, average": {**ENSEMBLE, "generations": 2, "average": "WAKD(start=3)"},
+    "ensemble, generations, average": {
+        **ENSEMBLE,
+        "assistants": "MLP(width=10)",
+        "generations": 2,
+        "anchor": 0.5,
+        "average": "WAKD(start=3)",
+    },
     "chain, choice, valley": {
         "transform": "Chain(CropFlip(padding=1, flip=False), MixUp(mixed=0.2))",
         "objective": "CE() * 0.5 + DHO(KD(T=2)) * 0.5",
@@ -171,7 +225,7 @@ def test_killed_in_every_unit_and_gone_on_with(tmp_path: Path, monkeypatch: pyte
             run(recipe, folder, resume=folder.exists())
         except Power:
             assert list((folder / "checkpoints").glob("*.pt"))
-    assert len(killed) == (7 if "generations" in name else 4)
+    assert len(killed) == (8 if "generations" in name else 4)
     assert marks(folder) == marks(tmp_path / "calm")
 
 

@@ -71,6 +71,17 @@ def labels_only() -> Objective:
     return as_objective(CE())
 
 
+def objective_of(recipe: Recipe) -> Objective:
+    """The recipe's objective, made afresh: nobody inherits what another one trained."""
+    return as_objective(cast("Objective", recipe.expressions()["objective"].build()))
+
+
+def assistant(recipe: Recipe, parts: Parts, number: int) -> Arm:
+    """How an assistant is trained, counted from 1: as the student of plain distillation is."""
+    balancer = cast("Callable[[], Balancer]", parts.balancer)
+    return Arm(f"assistant-{number}", f"Assistant {number}", Uniform, Student, lambda: objective_of(recipe), balancer)
+
+
 def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
     """The rivals in the recipe's order, then the method itself.
 
@@ -86,7 +97,7 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
     average = cast("Callable[[], Average | None]", parts.average or _last_weights)
 
     def objective() -> Objective:
-        return as_objective(cast("Objective", recipe.expressions()["objective"].build()))
+        return objective_of(recipe)
 
     weightings: dict[str, Callable[[], Weighting]] = {
         "random_weights": Random,

@@ -140,6 +140,21 @@ def parse(text: str, names: Names, *, key: str, allow_python: bool = False) -> E
     return result
 
 
+def apart(text: str) -> list[str]:
+    """The expressions of a list, `MLP(width=64, depth=2), MLP()` with or without square brackets, each as its own text.
+
+    What can't be read is left as it is, for `parse` to refuse.
+    """
+    bare = text.strip()
+    listed = bare if bare.startswith("[") else f"[{bare}]"
+    try:
+        tree = ast.parse(listed, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return [text]
+    parts = tree.elts if isinstance(tree, ast.List) else []
+    return [ast.get_source_segment(listed, part) or text for part in parts] or [text]
+
+
 def sentence(text: str) -> str:
     """The text with its full stop, unless it ends in a question."""
     return text if text.endswith("?") else f"{text}."

@@ -4,7 +4,7 @@ Over 300 lines, since result, samples, gallery and card are read from the same u
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +40,13 @@ class Done:
 
     data: Seeded
     teacher: Unit
+    assistants: Sequence[Unit]
     students: Mapping[str, Unit]
 
     def guide(self, arm: str) -> nn.Module:
-        """The teacher that the arm's student had at the end: its own where its step moved it."""
+        """The teacher that the arm's student had at the end: its own where it has one, else the last one that all arms share."""
         own = self.students[arm].own_teacher
-        return self.teacher.model if own is None else own
+        return [self.teacher, *self.assistants][-1].model if own is None else own
 
 
 def kept_seed(done: list[Done], main: str) -> int:
@@ -107,6 +108,7 @@ def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], tabl
             "teacher": {"title": "Teacher", "per_seed": _per_seed([one.teacher for one in done])},
             **{arm.name: {"title": arm.title, **_found([one.students[arm.name] for one in done])} for arm in arms},
         },
+        **_assistants(parts, done),
         "main": main.name,
         "verdict": {
             "answer": verdict.answer,
@@ -193,6 +195,7 @@ def timings(done: list[Done], arms: list[Arm]) -> dict[str, Any]:
         size: {name: latency_ms(Tapped(model), one, size=size, repeats=15) for name, model in models.items()} for size in (1, 64)
     }
     units = {"teacher": [one.teacher for one in done], **{arm.name: [o.students[arm.name] for o in done] for arm in arms}}
+    units.update({f"assistant-{place + 1}": [one.assistants[place] for one in done] for place in range(len(done[0].assistants))})
     seconds = {name: [unit.seconds for unit in found] for name, found in units.items()}
     return {"schema": files.SCHEMA, "seconds": seconds, "latency_ms": waits[1], "latency_ms_of_64": waits[64]}
 
@@ -223,8 +226,10 @@ def card(recipe: Recipe, found: Mapping[str, Any]) -> str:
 def _made_so(recipe: Recipe, tuned: list[str] | None, place: int) -> list[str]:
     """Lines of the card on how the kept net came about, where it is more than the last weights of one student."""
     chain = f"- Generations: student {recipe.generations} of {recipe.generations}, each taught by the one before"
+    mixed = f" (share {1 - recipe.anchor:g}) and the first one's teacher ({recipe.anchor:g})" if recipe.anchor else ""
     return [
-        *([chain] if recipe.generations > 1 else []),
+        *([f"- Assistants between teacher and student: {', '.join(recipe.assistants)}"] if recipe.assistants else []),
+        *([chain + mixed] if recipe.generations > 1 else []),
         *([f"- Weights: the average `{recipe.average}`"] if recipe.average else []),
         *([f"- Chosen on validation samples: `{tuned[place]}`"] if tuned else []),
     ]
@@ -233,6 +238,19 @@ def _made_so(recipe: Recipe, tuned: list[str] | None, place: int) -> list[str]:
 def _cost(name: str, unit: Unit, data: Seeded) -> dict[str, Any]:
     model = unit.model if isinstance(unit.model, Teacher) else unit.deployed
     return {"name": name, **cost_of(model, data.test.take(slice(0, 8)))}
+
+
+def _assistants(parts: Parts, done: list[Done]) -> dict[str, Any]:
+    """Cost and figures of the nets between teacher and student, from the teacher on; nothing where there are none."""
+    found = [
+        {
+            "title": f"Assistant {place + 1}",
+            **_cost(repr(net), done[0].assistants[place], done[0].data),
+            "per_seed": _per_seed([one.assistants[place] for one in done]),
+        }
+        for place, net in enumerate(parts.assistants)
+    ]
+    return {"assistants": found} if found else {}
 
 
 def _found(units: list[Unit]) -> dict[str, Any]:

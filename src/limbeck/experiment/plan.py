@@ -54,7 +54,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     teacher_steps, student_steps = worker.steps(data, teacher=True) * len(worker.teachers), worker.steps(data)
     students = {arm.name: worker.generations(arm) for arm in arms}
     weighted = sum(students[arm.name] for arm in arms if arm.weighting().needs_queries)
-    count = sum(students.values())
+    count = sum(students.values()) + len(parts.assistants)
     seconds = recipe.seeds * step_s * (teacher_steps + student_steps * (count + INFLUENCE_SHARE * weighted))
     sizes = [4 * parameters(teacher), 4 * parameters(student)]
     memory = sizes[0] + 5 * sizes[1] + activations  # student: weights, gradient, momentum, q and a lookahead or factors
@@ -67,6 +67,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"data       {parts.data.name}: {sizes_of}{flipped}",
         f"shapes     a batch is {list(batch.inputs.shape)}, logits are {shape}",
         f"teacher    {parts.teacher!r}: {spoken_cost(cost_of(teacher, batch))}",
+        *(f"assistant  {net!r}: {parameters(net.build(data.spec)):,} parameters" for net in parts.assistants),
         f"student    {parts.student!r}: {parameters(student):,} parameters, {flops(Tapped(student), batch):,} FLOPs a sample",
         f"objective  {distiller.objective!r}",
         f"weighting  {recipe.weighting}, balancer {recipe.balancer}, step {recipe.step}",

@@ -1,4 +1,4 @@
-"""Teachers that answer as they are, stored or served ones: where a run would build a net and train it, it takes them."""
+"""Teachers where a run would build a net: those that answer as they are, stored or served, and the mixtures of a chain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.evaluation.cost import flops, parameters
 from limbeck.models.spec import Architecture, DataSpec, Kind
+from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.single import Single
 from limbeck.teachers.teacher import Teacher
 
@@ -34,6 +35,34 @@ class Ready(Architecture):
 
     def __repr__(self) -> str:
         return repr(self.teacher)
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Anchored(Architecture):
+    """What teaches a later generation: the first one's teacher and the net before, as `training.generations` mixes them.
+
+    Args:
+        base: The teacher of the first generation.
+        student: The net of every generation.
+        anchor: The share of `base`, in (0, 1).
+        combine: Which mean, see `Ensemble`.
+    """
+
+    takes: ClassVar[tuple[Kind, ...]] = get_args(Kind)
+
+    base: Architecture
+    student: Architecture
+    anchor: float
+    combine: str
+
+    def make(self, spec: DataSpec) -> nn.Module:
+        """Both, freshly built."""
+        return self.joined(self.base.build(spec), self.student.build(spec))
+
+    def joined(self, base: nn.Module, before: nn.Module) -> Ensemble:
+        """The mixture of these two."""
+        return Ensemble([as_teacher(base), Single(before)], self.combine, weights=[self.anchor, 1 - self.anchor])
 
 
 def as_teacher(model: nn.Module, *, trained: bool = False) -> Teacher:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from limbeck import catalogue
 from limbeck.core.errors import UsageError, nearest
 from limbeck.experiment import recipe_text
-from limbeck.experiment.expressions import Expression, Names, parse
+from limbeck.experiment.expressions import Expression, Names, apart, parse
 from limbeck.experiment.mistakes import in_words
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
     "data": ("data", "texts"),
     "teacher": ("models", "adapters", "teachers"),
     "student": ("models", "adapters"),
+    "assistants": ("models", "adapters"),
     "objective": ("terms",),
     "weighting": ("weightings", "solvers", "terms"),
     "balancer": ("balancers",),
@@ -43,7 +44,7 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
     "schedule": ("schedules",),
     "transform": ("transforms",),
 }
-"""The keys whose values are expressions: the kind that each takes, then those that may stand inside its brackets."""
+"""The keys whose values are expressions, `assistants` a list of them: what each takes, then what may stand in its brackets."""
 ALSO: Mapping[str, tuple[catalogue.Kind, ...]] = {"teacher": ("teachers",)}
 """Further kinds that a key takes."""
 
@@ -55,6 +56,7 @@ class Parts:
     data: Source
     teacher: Architecture
     student: Architecture
+    assistants: tuple[Architecture, ...]
     objective: Objective
     weighting: Callable[[], object]
     balancer: Callable[[], object]
@@ -81,7 +83,10 @@ class Recipe(BaseModel):
         balancer: Factors on the coefficients of the objective, set anew at every step.
         step: Which nets are updated, and in which order.
         average: The average of the student's weights along its training that is kept in place of the last ones.
+        assistants: Nets between teacher and student, each taught by the one before.
         generations: How many students follow one another, each the teacher of the next; the last is kept.
+        anchor: Share of the first student's teacher in what later generations are taught.
+        anchor_combine: Of which the two are mixed: their probabilities, or their logits.
         optimizer: Of the student.
         teacher_optimizer: Of the teacher; None takes the student's.
         schedule: Of the learning rate.
@@ -117,7 +122,10 @@ class Recipe(BaseModel):
     balancer: str = "Static()"
     step: str = "Student()"
     average: str | None = None
+    assistants: Annotated[tuple[str, ...], Field(strict=False)] = ()
     generations: Count = 1
+    anchor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    anchor_combine: Literal["probability", "logit"] = "probability"
     optimizer: str = "SGD(lr=0.05, momentum=0.9)"
     teacher_optimizer: str
     schedule: str = "Constant()"
@@ -158,6 +166,15 @@ class Recipe(BaseModel):
             values = {**values, "teacher_epochs": epochs if type(epochs) is int and epochs > 0 else 1}
         return values
 
+    @field_validator("assistants", mode="before")
+    @classmethod
+    def _one_by_one(cls, value: object) -> object:
+        """A list as it was meant: YAML cuts `[MLP(width=64, depth=2)]` at the comma inside the brackets too."""
+        parts = [value] if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, str) for part in parts):
+            return () if value is None else value
+        return tuple(apart(", ".join(parts)))
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.validation + self.test >= 1:
@@ -166,6 +183,10 @@ class Recipe(BaseModel):
             )
         if len(set(self.compare)) < len(self.compare):
             raise UsageError("compare names an arm twice.")
+        if self.anchor and self.generations == 1:
+            raise UsageError(
+                f"anchor: {self.anchor:g} is a share in what later generations are taught, but there is one; set generations: 3."
+            )
         return self
 
     @classmethod
@@ -189,16 +210,21 @@ class Recipe(BaseModel):
         for key, expression in recipe.expressions().items():
             if key != "data":  # read when the run begins: it may be large
                 expression.build()
+        for expression in recipe.assistant_expressions():
+            expression.build()
         return recipe
 
     def expressions(self) -> dict[str, Expression]:
-        """Every expression, read and checked but not made, by key."""
-        texts = {key: getattr(self, key) for key in EXPRESSIONS}
-        return {
-            key: parse(text, names_for(key), key=key, allow_python=self._allow_python)
-            for key, text in texts.items()
-            if text is not None
-        }
+        """Every expression but the assistants', read and checked but not made, by key."""
+        texts = {key: getattr(self, key) for key in EXPRESSIONS if key != "assistants"}
+        return {key: self._parsed(key, text) for key, text in texts.items() if text is not None}
+
+    def assistant_expressions(self) -> list[Expression]:
+        """The assistants, from the one that the teacher teaches; read and checked but not made."""
+        return [self._parsed("assistants", text) for text in self.assistants]
+
+    def _parsed(self, key: str, text: str) -> Expression:
+        return parse(text, names_for(key), key=key, allow_python=self._allow_python)
 
     def build(self) -> Parts:
         """Make all that the recipe names; reads the data. Nothing is written.
@@ -222,6 +248,7 @@ class Recipe(BaseModel):
             data=cast("Source", single["data"]),
             teacher=Ready(teacher) if isinstance(teacher, Teacher) else cast("Architecture", teacher),
             student=cast("Architecture", single["student"]),
+            assistants=tuple(cast("Architecture", part.build()) for part in self.assistant_expressions()),
             objective=as_objective(cast("Objective", single["objective"])),
             weighting=made["weighting"].build,
             balancer=made["balancer"].build,
@@ -240,20 +267,50 @@ class Recipe(BaseModel):
         """See that what was made can be used together.
 
         Raises:
-            UsageError: An ensemble stands where one net is needed, or generations end in other nets than they begin with.
+            UsageError: An ensemble stands where one net is needed, or the parts of a chain do not fit.
         """
         from limbeck.models.deepensemble import DeepEnsemble
 
-        if isinstance(parts.student, DeepEnsemble):
-            raise UsageError("student: DeepEnsemble is for teachers, which are trained one by one; name one net.")
+        for key, net in [("student", parts.student), *(("assistants", net) for net in parts.assistants)]:
+            if isinstance(net, DeepEnsemble):
+                raise UsageError(f"{key}: DeepEnsemble is for teachers, which are trained one by one; name one net.")
         if isinstance(parts.teacher, DeepEnsemble) and "teacher_features" in parts.objective.needs:
             raise UsageError("teacher: DeepEnsemble has no inner activations; use terms on logits, or one net.")
-        if self.generations > 1 and parts.objective.deploys:
-            raise UsageError(f"generations: {parts.objective!r} keeps another net than the student, which cannot teach the next.")
+        self._check_chain(parts)
+
+    def _check_chain(self, parts: Parts) -> None:
+        """See that each net of a chain can teach the next.
+
+        Raises:
+            UsageError: The chain ends in other nets than it begins with, hands nothing on, or mixes what is not known.
+        """
+        from limbeck.experiment.ready import Ready
+
+        needs, teacher = parts.objective.needs, parts.teacher
+        for key, chain in {"assistants": bool(self.assistants), "generations": self.generations > 1}.items():
+            if chain and parts.objective.deploys:
+                raise UsageError(f"{key}: {parts.objective!r} keeps another net than the student, which cannot teach the next.")
+        if self.assistants and "teacher" not in needs:
+            raise UsageError(
+                f"assistants: {parts.objective!r} asks no teacher, so nothing is handed on; add KD(), or leave them out."
+            )
+        if self.anchor and "teacher_features" in needs:
+            raise UsageError("anchor: a mixture of teachers has no inner activations; use terms on logits, or leave anchor out.")
+        if self.anchor and not self.assistants and isinstance(teacher, Ready) and "logits" not in teacher.teacher.offers:
+            raise UsageError(f"anchor: mixes all logits, but {teacher!r} does not offer them; leave anchor out.")
+
+    def first_teacher(self, parts: Parts) -> Architecture:
+        """What teaches the first student: the last assistant, or the teacher where there is none."""
+        return parts.assistants[-1] if parts.assistants else parts.teacher
 
     def last_teacher(self, parts: Parts) -> Architecture:
-        """What taught the student that is kept: the teacher, or in a chain of generations the student before it."""
-        return parts.student if self.generations > 1 and "teacher" in parts.objective.needs else parts.teacher
+        """What taught the student that is kept: as the first one's, or in a chain of generations the student before it."""
+        from limbeck.experiment.ready import Anchored
+
+        first = self.first_teacher(parts)
+        if self.generations == 1 or "teacher" not in parts.objective.needs:
+            return first
+        return Anchored(first, parts.student, self.anchor, self.anchor_combine) if self.anchor else parts.student
 
     def resolved(self) -> str:
         """The recipe as YAML with every key written out; loads again to the same recipe."""

@@ -2,6 +2,7 @@
 
 import warnings
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from limbeck.core.errors import UsageError
 from limbeck.data.loader import whole
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
-from limbeck.experiment.arms import Arm
+from limbeck.experiment.arms import Arm, assistant
 from limbeck.experiment.progress import Silent
 from limbeck.experiment.ready import as_teacher
 from limbeck.experiment.recipe import Parts, Recipe
@@ -25,7 +26,7 @@ from limbeck.training.steps.student import Student
 
 
 def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], engine: Engine) -> None:
-    """Build every net and take one step of every arm, on nets that are thrown away; of the method also with a student as teacher.
+    """Build every net and take one step of every arm, on nets that are thrown away; in chains, of every link too.
 
     Raises:
         UsageError: A part does not fit the others, or a batch is larger than the data.
@@ -42,13 +43,16 @@ def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], 
     if isinstance(teacher, Stored):
         teacher.check(whole(parts.data, spread(len(parts.data)), parts.data.labels))
     steps = Worker(recipe, parts, engine, Path(), Silent()).steps(sets[0])
+    for number, net in enumerate(parts.assistants, start=1):
+        _try_step(recipe, replace(parts, student=net), assistant(recipe, parts, number), sets[0], teacher, engine)
+        teacher = net.build(spec)
     for arm in arms:
         average = arm.average()
         if average is not None:
             average.begin(steps, sets[0].validation)
         _try_step(recipe, parts, arm, sets[0], teacher, engine)
     if recipe.generations > 1:
-        _try_step(recipe, parts, arms[-1], sets[0], parts.student.build(spec), engine)
+        _try_step(recipe, parts, arms[-1], sets[0], recipe.last_teacher(parts).build(spec), engine)
 
 
 def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.Module, engine: Engine) -> None:

@@ -91,8 +91,10 @@ def _train(worker: Worker, arms: list[Arm], sets: list[Seeded]) -> list[Done]:
     done = []
     for data in sets:
         teacher = worker.teacher(data)
-        students = {arm.name: worker.student(arm, data, teacher.model) for arm in arms}
-        done.append(Done(data, teacher, students))
+        assistants = worker.assistants(data, teacher.model)
+        guide = assistants[-1] if assistants else teacher
+        students = {arm.name: worker.student(arm, data, guide.model) for arm in arms}
+        done.append(Done(data, teacher, assistants, students))
     return done
 
 
@@ -108,7 +110,7 @@ def _write(
     """All files of a finished run; result.json last, since it says that the run is done."""
     main = content["main"]
     kept = done[outcome.kept_seed(done, main)]
-    rows = [row for one in done for unit in [one.teacher, *one.students.values()] for row in unit.rows]
+    rows = [row for one in done for unit in [one.teacher, *one.assistants, *one.students.values()] for row in unit.rows]
     files.write_lines(folder / files.METRICS, rows)
     files.write_table(folder / files.SAMPLES, table)
     files.write_json(folder / files.GALLERY, outcome.gallery(source, table))

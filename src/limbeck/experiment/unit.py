@@ -20,12 +20,12 @@ from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.experiment import folder as files
-from limbeck.experiment.arms import Arm, labels_only
+from limbeck.experiment.arms import Arm, assistant, labels_only
 from limbeck.experiment.ending import Ending
 from limbeck.experiment.logbook import Advance, Logbook, SampleTracker
 from limbeck.experiment.measuring import figures_of, validated
 from limbeck.experiment.progress import Progress
-from limbeck.experiment.ready import Ready, answering, as_teacher, gives_logits
+from limbeck.experiment.ready import Anchored, Ready, answering, as_teacher, gives_logits
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded, given_teacher, loader_for
 from limbeck.influence.task import Distillation
@@ -136,7 +136,7 @@ class Worker:
 
     def units(self, arms: list[Arm]) -> int:
         """Nets that are trained for every seed."""
-        return len(self.teachers) + sum(map(self.generations, arms))
+        return len(self.teachers) + len(self.parts.assistants) + sum(map(self.generations, arms))
 
     def steps(self, data: Seeded, *, teacher: bool = False) -> int:
         """Optimiser steps of every student, or of the teacher: the same for all arms, whatever rows they train on."""
@@ -157,19 +157,31 @@ class Worker:
         ]
         return self._joined(members, self.parts.teacher, data)
 
+    def assistants(self, data: Seeded, teacher: nn.Module) -> list[Unit]:
+        """The nets between teacher and student, each taught by the one before; all arms of the seed share them."""
+        found: list[Unit] = []
+        for number, net in enumerate(self.parts.assistants, start=1):
+            arm, guide = assistant(self.recipe, self.parts, number), found[-1].model if found else teacher
+            found.append(self._unit(arm, data, net, guide, salt=(len(self.teachers) + number) * AFRESH))
+        return found
+
     def student(self, arm: Arm, data: Seeded, teacher: nn.Module) -> Unit:
         """One arm's student; all arms of a seed begin with the same weights and see samples in the same order.
 
-        In a chain of generations the one before, with first weights of its own, is the teacher of the next.
+        In a chain of generations the one before, with first weights of its own, is the teacher of the next, alone or in a
+        mixture with the first teacher.
         """
         before: list[Unit] = []
+        guide, mixture = teacher, self.recipe.last_teacher(self.parts)
         for number in range(1, self.generations(arm)):
-            own, guide = _numbered(arm, number, "generation"), before[-1].model if before else teacher
+            own = _numbered(arm, number, "generation")
             before.append(self._unit(own, data, self.parts.student, guide, salt=number * AFRESH + 1))
-        unit = self._unit(arm, data, self.parts.student, before[-1].model if before else teacher, salt=1)
+            model = before[-1].model
+            guide = mixture.joined(teacher, model) if isinstance(mixture, Anchored) else model
+        unit = self._unit(arm, data, self.parts.student, guide, salt=1)
         if not before:
             return unit
-        return replace(_after(before, unit), own_teacher=before[-1].model if unit.own_teacher is None else unit.own_teacher)
+        return replace(_after(before, unit), own_teacher=guide if unit.own_teacher is None else unit.own_teacher)
 
     def _joined(self, members: list[Unit], ensemble: DeepEnsemble, data: Seeded) -> Unit:
         """The ensemble of trained members, with figures of its own."""

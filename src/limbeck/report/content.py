@@ -12,7 +12,7 @@ from limbeck.report.gallery import Gallery, gallery
 from limbeck.report.judged import compared, is_language, judged_by
 from limbeck.report.learning import learning
 from limbeck.report.reading import Run
-from limbeck.report.schema import Answer, Arm, Comparison, Model
+from limbeck.report.schema import Answer, Comparison, Model, PerSeed
 from limbeck.report.statistics import interval, known, mean
 from limbeck.report.terms import terms
 from limbeck.report.wording import (
@@ -184,26 +184,31 @@ def _size(models: Mapping[str, Model]) -> KeyNumber | None:
 
 
 def _rows(run: Run) -> list[Row]:
-    """The teacher first, the main arm second, the rivals as the result lists them."""
+    """The teacher first, then the assistants between it and the student, the main arm, the rivals as the result lists them."""
     result = run.result
-    order = [arm for arm in ("teacher", result.main) if arm in result.arms]
-    order += [arm for arm in result.arms if arm not in order]
-    roles = {"teacher": "teacher", result.main: "main"}
-    return [Row(result.title(arm), roles.get(arm, "rival"), _cells(run, arm, result.arms[arm])) for arm in order]
+    rows = [_row(run, arm, "teacher") for arm in ("teacher",) if arm in result.arms]
+    rows += [Row(net.title, "teacher", _cells(run, net.per_seed, net, None)) for net in result.assistants]
+    rows.append(_row(run, result.main, "main"))
+    return rows + [_row(run, arm, "rival") for arm in result.arms if arm not in ("teacher", result.main)]
 
 
-def _cells(run: Run, key: str, arm: Arm) -> tuple[tuple[str, str], ...]:
-    model = "teacher" if key == "teacher" else "student"
-    cost = run.result.models.get(model)
-    latency = run.timings.get("latency_ms")
+def _row(run: Run, arm: str, role: str) -> Row:
+    model, latency = "teacher" if arm == "teacher" else "student", run.timings.get("latency_ms")
     time = latency.get(model) if isinstance(latency, Mapping) else None
-    accuracy = interval(arm.per_seed.accuracy)
+    figures = run.result.arms[arm].per_seed
+    if arm == "teacher":
+        figures = figures.model_copy(update={"agreement": []})  # with itself
+    return Row(run.result.title(arm), role, _cells(run, figures, run.result.models.get(model), time))
+
+
+def _cells(run: Run, found: PerSeed, cost: Model | None, time: object) -> tuple[tuple[str, str], ...]:
+    accuracy = interval(found.accuracy)
     return (
         (percent(accuracy.mean if accuracy else None), percent_range(accuracy)),
-        (number(mean(arm.per_seed.nll)), ""),
-        *([(number(mean(arm.per_seed.perplexity), 2), "")] if is_language(run) else []),
-        (number(mean(arm.per_seed.ece)), ""),
-        (percent(mean(arm.per_seed.agreement)) if key != "teacher" else DASH, ""),
+        (number(mean(found.nll)), ""),
+        *([(number(mean(found.perplexity), 2), "")] if is_language(run) else []),
+        (number(mean(found.ece)), ""),
+        (percent(mean(found.agreement)), ""),
         (count(cost.parameters) if cost else DASH, ""),
         (amount(cost.flops) if cost else DASH, ""),
         (milliseconds(time) if isinstance(time, int | float) else DASH, ""),

@@ -66,6 +66,13 @@ class Arm(Part):
     per_seed: PerSeed
 
 
+class Assistant(Model):
+    """A net between teacher and student: its cost, a title and its figures."""
+
+    title: str
+    per_seed: PerSeed
+
+
 class Comparison(Part):
     """A paired comparison of the main arm with a rival; effect, low and high in the metric's own unit."""
 
@@ -120,6 +127,7 @@ class Result(Part):
     data: Data
     models: dict[str, Model] = {}
     arms: dict[str, Arm]
+    assistants: tuple[Assistant, ...] = ()
     main: str
     verdict: Verdict | None = None
     weights: Weights | None = None
