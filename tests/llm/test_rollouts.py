@@ -85,6 +85,33 @@ def test_a_row_does_not_depend_on_its_neighbours_nor_on_what_stands_behind_its_p
     assert torch.equal(again.ids, together.ids)
 
 
+@pytest.mark.parametrize("eos", [EOS, None], ids=["ends", "no-end"])
+def test_a_cache_changes_nothing_and_reads_every_token_once(eos: int | None) -> None:
+    """Beside the slow way, whole prefixes: the same tokens, the same log-probabilities; and fewer tokens are read."""
+    net = gpt()
+    read: list[int] = []
+    net.embedding.register_forward_hook(lambda _module, inputs, _output: read.append(inputs[0].numel()))
+    fast = write(net, eos=eos, length=torch.tensor([9, 2, 1, 7, 9]))
+    seen, fast_calls = list(read), len(read)
+    slow = write(lambda ids: net(ids), eos=eos, length=torch.tensor([9, 2, 1, 7, 9]))  # type: ignore[arg-type]
+    assert torch.equal(fast.ids, slow.ids)
+    assert torch.equal(fast.mask, slow.mask)
+    torch.testing.assert_close(fast.log_probs, slow.log_probs, atol=1e-12, rtol=1e-12)
+    wrote = int(fast.mask.sum())
+    assert sum(seen) == PROMPTS.numel() + wrote - len(PROMPTS)  # the first call gives each row its first token
+    assert len(read) == 2 * fast_calls
+
+
+def test_only_the_first_tokens_of_the_vocabulary_are_written() -> None:
+    net = gpt()
+    found = write(net, vocabulary=3, eos=None)
+    assert int(found.ids[found.mask].max()) < 3
+    with torch.no_grad():
+        log_p = net(found.ids[:, :-1])[..., :3].log_softmax(-1)
+    fresh = log_p.gather(-1, found.ids[:, 1:].clamp(max=2).unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(found.log_probs[:, 1:], torch.where(found.mask[:, 1:], fresh, 0.0))
+
+
 def test_a_longer_limit_writes_the_same_beginning_and_each_row_may_have_its_own() -> None:
     net = gpt()
     long, mixed = write(net, eos=None, length=40), write(net, eos=None, length=torch.tensor([9, 2, 1, 4, 3]))
@@ -150,5 +177,8 @@ def test_what_is_refused() -> None:
         write(net, temperature=-1.0)
     with pytest.raises(UsageError, match="length must be a whole number of at least 1"):
         write(net, length=0)
+    for model in (net, lambda ids: net(ids)):
+        with pytest.raises(ShapeError, match="L up to 64"):
+            write(model, eos=None, length=64)  # type: ignore[arg-type]
     with pytest.raises(ShapeError, match="how many tokens it has, 1 to 4"):
         generate(net, PROMPTS, KNOWN - 1, length=2, temperature=0.0)

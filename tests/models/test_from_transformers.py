@@ -1,6 +1,7 @@
 """Models of transformers: tiny ones made here, and, where their packages are installed, two pretrained ones."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import DataError, ShapeError, UsageError
 from limbeck.data.pieces import Pieces
 from limbeck.data.pretrained_tokenizer import Tokenizer
+from limbeck.data.seeding import generator_for
 from limbeck.distiller import Distiller
 from limbeck.experiment.folder import write_model
 from limbeck.influence.gradients import per_sample_gradients_slow
 from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import flatten, trainable
 from limbeck.influence.ways import choose, scoring_pass
+from limbeck.llm.rollouts import Rollout, generate
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.losses.logits.uld import ULD
@@ -50,6 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers.BertConfig(**small, max_position_embeddings=32, pad_token_id=0).save_pretrained(where / "bert")
     gpt2 = transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=32)
     gpt2.save_pretrained(where / "gpt2")
+    transformers.MistralConfig(**small, num_key_value_heads=1, sliding_window=4).save_pretrained(where / "mistral")
+    state = transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)
+    state.save_pretrained(where / "mamba")
     return where
 
 
@@ -88,6 +94,22 @@ def test_padding_on_the_right_changes_no_counted_answer(folder: Path) -> None:
     classifier, seen = made(folder, "bert").eval(), batch("bert")
     other = torch.where(seen.mask, seen.inputs, 3)
     torch.testing.assert_close(classifier(seen.inputs, seen.mask), classifier(other, seen.mask))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "mamba"])
+def test_a_cache_writes_what_whole_prefixes_write(folder: Path, name: str) -> None:
+    """Prompts of other lengths, rows that end early, a sliding window; a model with another kind of memory does without."""
+    model = made(folder, name, LoRA(rank=2) if name == "llama" else None, crop=True).eval()
+    assert (model.fresh_cache() is None) == (name == "mamba")
+    prompts, known = batch(name).inputs, torch.tensor([5, 2, 7])
+
+    def wrote(asked: Callable[[torch.Tensor], torch.Tensor]) -> Rollout:
+        draws = [generator_for(1, row) for row in range(3)]
+        return generate(asked, prompts, known, length=torch.tensor([9, 3, 12]), generators=draws, temperature=2.0)
+
+    fast, slow = wrote(model), wrote(lambda ids: model(ids))
+    assert torch.equal(fast.ids, slow.ids)
+    torch.testing.assert_close(fast.log_probs, slow.log_probs, atol=1e-5, rtol=1e-5)
 
 
 def test_adapters_alone_are_trained_and_begin_as_the_model(folder: Path) -> None:

@@ -1,21 +1,21 @@
 """A batch of language whose completions a model wrote itself, and what a run needs for training on such."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad as padded
 
 from limbeck.core.batch import Batch
+from limbeck.core.cached import Cached
 from limbeck.core.checks import whole
 from limbeck.core.errors import UsageError
-from limbeck.core.outputs import Outputs
 from limbeck.data.loader import Loader
 from limbeck.data.seeding import generator_for
 from limbeck.influence.restoring import evaluating
-from limbeck.llm.rollouts import check_drawing, generate
+from limbeck.llm.rollouts import Model, check_drawing, generate
+from limbeck.teachers.single import Single
 from limbeck.teachers.stored import Stored
 from limbeck.training.training import Training
 
@@ -93,13 +93,8 @@ class Completions:
                 "out what adds them."
             )
 
-    def write(self, answer: Callable[[Batch], Outputs], batch: Batch, loader: Loader, step: int) -> Batch:
-        """The batch with completions of the model that answers; drawn by (seed of the loader, step, identity of the sample)."""
-
-        def model(ids: Tensor) -> Tensor:
-            logits = answer(Batch(ids, None, torch.arange(len(ids), device=ids.device))).logits
-            return logits[..., : loader.source.outputs]  # models may have rows for tokens that the tokenizer does not know
-
+    def write(self, model: Model, batch: Batch, loader: Loader, step: int) -> Batch:
+        """The batch with completions of the model; drawn by (seed of the loader, step, identity of the sample)."""
         width, mask, tokens = batch.inputs.shape[1], batch.mask, loader.source.tokenizer
         first = torch.zeros_like(batch.index) if mask is None else mask.int().argmax(1)
         known = (first + 1).clamp(min=self.context)
@@ -114,6 +109,7 @@ class Completions:
             top_p=self.top_p,
             eos=None if tokens is None else tokens.eos,
             pad=pad,
+            vocabulary=loader.source.outputs,  # models may have rows for tokens that the tokenizer does not know
         )
         room = (0, width + 1 - found.ids.shape[1])
         ids, wrote = padded(found.ids, room, value=pad), padded(found.mask, room, value=False)
@@ -122,15 +118,29 @@ class Completions:
 
     def by_student(self, training: Training, batch: Batch, loader: Loader) -> Batch:
         """The batch with the student's completions, as it stands, in evaluation mode."""
-        student: nn.Module = training.distiller.student
+        student = training.distiller.student.model
         with evaluating(student), training.engine.autocast():
-            return self.write(student, batch, loader, training.number)
+            return self.write(_asked(training.distiller.student, student), batch, loader, training.number)
 
     def by_teacher(self, training: Training, batch: Batch, loader: Loader) -> Batch:
         """The batch with the teacher's completions."""
-        assert training.distiller.teacher is not None
+        teacher = training.distiller.teacher
+        assert teacher is not None
+        inner = teacher.tapped.model if isinstance(teacher, Single) else None
         with training.engine.autocast():
-            return self.write(training.distiller.teacher, batch, loader, training.number)
+            return self.write(_asked(teacher, inner), batch, loader, training.number)
+
+
+def _asked(net: nn.Module, inner: object) -> Model:
+    """What answers token ids with logits: the model inside, where it has a cache of what it has read, else the net itself."""
+    if isinstance(inner, Cached):
+        return cast("Model", inner)
+
+    def answer(ids: Tensor) -> Tensor:
+        logits: Tensor = net(Batch(ids, None, torch.arange(len(ids), device=ids.device))).logits
+        return logits
+
+    return answer
 
 
 def chance(loader: Loader, step: int) -> float:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast, final
 
 import torch
 from torch import Tensor
 
+from limbeck.core.cached import Cache, Cached
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.functional.divergences import log_softmax
@@ -41,11 +43,13 @@ def generate(
     top_p: float = 1.0,
     eos: int | None = None,
     pad: int = 0,
+    vocabulary: int | None = None,
 ) -> Rollout:
     """Let a model go on writing, a token at a time.
 
-    Every row draws from a generator of its own, so that what is written behind a prompt does not depend on the other rows. The
-    model is asked for whole prefixes, without a cache: any causal module will do, at the cost of a forward pass per token.
+    Every row draws from a generator of its own, so that what is written behind a prompt does not depend on the other rows. A
+    model with a cache (`Cached`: GPT, HFModel) reads every token once. Any other causal callable will do too: it is asked for
+    the whole prefix at every token, which gives the same.
 
     Args:
         model: The model, in evaluation mode.
@@ -57,6 +61,7 @@ def generate(
         top_p: Draw among the most probable tokens whose mass first reaches this, in (0, 1].
         eos: The token that ends a text; None: all rows are written to their length.
         pad: The token that fills up rows.
+        vocabulary: Only the first so many tokens are written, >= 1; None: all that the model knows.
 
     Raises:
         UsageError: A value is out of its range, or generators are missing.
@@ -68,10 +73,10 @@ def generate(
     ids, ends = _laid_out(prompts, known, most, pad), known + most
     written, log_probs = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=ids.device)
     rows, place = torch.arange(len(ids), device=ids.device), known.clone()
+    reader = _reader(model)
     while len(rows := rows[place[rows] < ends[rows]]):
         at = place[rows]
-        logits = model(ids[rows, : int(at.max())])
-        log_p = log_softmax(logits[torch.arange(len(rows), device=ids.device), at - 1])
+        log_p = log_softmax(reader(ids, rows, at)[:, :vocabulary])
         token = pick(log_p, None if draws is None else draws[rows, at - known[rows]], temperature, top_p)
         log_probs = log_probs.to(log_p.dtype)
         ids[rows, at], written[rows, at] = token, True
@@ -79,6 +84,49 @@ def generate(
         place[rows] += 1
         rows = rows if eos is None else rows[token != eos]
     return Rollout(ids, written, log_probs)
+
+
+Reader = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Ids [B, W], the rows [R] that go on, how many tokens each of these has [R] -> logits of their next token [R, V]."""
+
+
+def _reader(model: Model) -> Reader:
+    """The cheapest way of asking a model, all of which give the same."""
+    cache = model.fresh_cache() if isinstance(model, Cached) else None
+    return _Prefixes(model) if cache is None else _Remembered(cast("Cached", model), cache)
+
+
+@final
+@dataclass(frozen=True)
+class _Prefixes:
+    """Reads the whole prefix at every token."""
+
+    model: Model
+
+    def __call__(self, ids: Tensor, rows: Tensor, at: Tensor) -> Tensor:
+        logits = self.model(ids[rows, : int(at.max())])
+        return logits[torch.arange(len(rows), device=ids.device), at - 1]
+
+
+@final
+class _Remembered:
+    """Reads the prompts once, moved so that they end together, and then the one token that is new."""
+
+    def __init__(self, model: Cached, cache: Cache) -> None:
+        self.model, self.cache = model, cache
+        self.rows, self.seen = torch.empty(0), torch.empty(0)
+
+    def __call__(self, ids: Tensor, rows: Tensor, at: Tensor) -> Tensor:
+        if not len(self.rows):
+            place = at.unsqueeze(1) - torch.arange(int(at.max()), 0, -1, device=ids.device)
+            self.rows, self.seen = rows, place >= 0
+            return self.model.go_on(ids[rows].gather(1, place.clamp(min=0)), self.seen, self.cache)
+        if len(rows) < len(self.rows):
+            left = torch.isin(self.rows, rows).nonzero().squeeze(1)
+            self.rows, self.seen = rows, self.seen[left]
+            self.cache.keep(left)
+        self.seen = torch.cat([self.seen, torch.ones_like(self.seen[:, :1])], 1)
+        return self.model.go_on(ids[rows, at - 1].unsqueeze(1), self.seen, self.cache)
 
 
 def pick(log_p: Tensor, uniform: Tensor | None, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:

@@ -1,8 +1,9 @@
 """Pretrained transformers by name, folder or file, with all parameters or LoRA adapters to train. Nothing loaded can run code."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, final
@@ -73,6 +74,18 @@ class LoRA:
 
 
 @final
+class KeptCache:
+    """The cache of a model of transformers, which makes it with the first tokens."""
+
+    def __init__(self) -> None:
+        self.inner: Any = None
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these."""
+        self.inner.batch_select_indices(rows)
+
+
+@final
 class Causal(nn.Module):
     """A causal model of transformers that answers with logits alone.
 
@@ -88,6 +101,25 @@ class Causal(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Token ids [B, L] -> logits of the next token [B, L, V]. No mask: padding on the right is seen by no counted place."""
         logits: Tensor = self.model(input_ids=inputs, use_cache=False).logits
+        return logits[..., : self.classes]
+
+    def fresh_cache(self) -> KeptCache | None:
+        """A cache that has seen nothing; None for models that keep another kind of state, take no positions, or are float64.
+
+        The library's softmax is in float32, where the mask of a float64 model is -inf: padding on the left would become NaN.
+        """
+        takes, double = signature(self.model.forward).parameters, self.model.dtype == torch.float64
+        fits = "position_ids" in takes and _cache_name(takes) and not self.model._is_stateful and not double
+        return KeptCache() if fits else None
+
+    def go_on(self, ids: Tensor, seen: Tensor, cache: KeptCache) -> Tensor:
+        """Further tokens [B, N], `seen` bool [B, S + N], false at padding on the left -> logits behind the last one [B, V]."""
+        places = (seen.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        name = _cache_name(signature(self.model.forward).parameters)
+        kept = {name: cache.inner, "logits_to_keep": 1}
+        found = self.model(input_ids=ids, attention_mask=seen.long(), position_ids=places, use_cache=True, **kept)
+        cache.inner = found[name]
+        logits: Tensor = found.logits[:, -1]
         return logits[..., : self.classes]
 
 
@@ -208,6 +240,11 @@ class HFModel(Architecture):
 
     def __repr__(self) -> str:
         return f"HFModel({self.name_or_path!r}{super().__repr__().partition(repr(self.name_or_path))[2]}"
+
+
+def _cache_name(takes: Collection[str]) -> str:
+    """What this version of transformers calls a model's cache; nothing where the model takes none."""
+    return next((name for name in ("cache", "past_key_values") if name in takes), "")
 
 
 def _size(config: Any) -> int:  # noqa: ANN401 - as above

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.models.spec import Architecture, DataSpec, Kind
-from limbeck.models.transformer import Body, check_sizes
+from limbeck.models.transformer import Body, KeysValues, check_sizes
 
 
 @final
@@ -27,9 +27,26 @@ class CausalTransformer(Body):
         Raises:
             ShapeError: The sequence is longer than the net was built for.
         """
-        self.check_length(inputs)
+        self.check_length(inputs.shape)
         places = torch.arange(inputs.shape[1], device=inputs.device)
         logits: Tensor = self.head(self.encode(inputs, (places <= places.unsqueeze(1)).unsqueeze(0)))
+        return logits
+
+    def fresh_cache(self) -> KeysValues:
+        """A cache that has seen nothing."""
+        return KeysValues()
+
+    def go_on(self, ids: Tensor, seen: Tensor, cache: KeysValues) -> Tensor:
+        """Further tokens [B, N], `seen` bool [B, S + N], false at padding on the left -> logits behind the last one [B, V].
+
+        Raises:
+            ShapeError: A row is longer than the net was built for.
+        """
+        slots, new = torch.arange(seen.shape[1], device=ids.device), ids.shape[1]
+        places = (seen.cumsum(1) - 1).clamp(min=0)
+        self.check_length([len(ids), int(places.max()) + 1])
+        visible = seen.unsqueeze(1) & (slots <= slots[-new:].unsqueeze(1))
+        logits: Tensor = self.head(self.encode(ids, visible, places[:, -new:], cache)[:, -1])
         return logits
 
 

@@ -1,7 +1,8 @@
 """A small transformer that classifies token sequences, and the blocks that it shares with the causal one."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import torch
@@ -11,6 +12,26 @@ from torch import Tensor, nn
 from limbeck.core.checks import fraction, whole
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.models.spec import Architecture, DataSpec, Kind
+
+
+@final
+@dataclass
+class KeysValues:
+    """The keys and values, [B, heads, S, width / heads] each, of the tokens that attention layers have read."""
+
+    layers: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def add(self, layer: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take up a layer's new ones; gives all that it has had."""
+        if layer in self.layers:
+            before = self.layers[layer]
+            key, value = torch.cat([before[0], key], 2), torch.cat([before[1], value], 2)
+        self.layers[layer] = key, value
+        return key, value
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these."""
+        self.layers = {layer: (key[rows], value[rows]) for layer, (key, value) in self.layers.items()}
 
 
 class Attention(nn.Module):
@@ -28,11 +49,16 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, seen: Tensor) -> Tensor:
-        """[B, L, width], bool [B, L, L], or [B, 1, L] and the like: which (last) each (middle) may see -> [B, L, width]."""
+    def forward(self, tokens: Tensor, seen: Tensor, cache: KeysValues | None = None) -> Tensor:
+        """[B, L, width], bool [B, L, L], or [B, 1, L] and the like: which (last) each (middle) may see -> [B, L, width].
+
+        With a cache that holds S tokens, `seen` is [B, L, S + L] and the cache takes up the new ones.
+        """
         query, key, value = (
             part(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
+        if cache is not None:
+            key, value = cache.add(self, key, value)
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         scores = scores.masked_fill(~seen.unsqueeze(1), torch.finfo(scores.dtype).min)
         mixed: Tensor = self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
@@ -51,9 +77,9 @@ class Block(nn.Module):
         self.narrow = nn.Linear(4 * width, width)
         self.drop: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, tokens: Tensor, seen: Tensor) -> Tensor:
-        """[B, L, width], bool as in `Attention` -> [B, L, width]."""
-        tokens = tokens + self.drop(self.attention(self.norm1(tokens), seen))
+    def forward(self, tokens: Tensor, seen: Tensor, cache: KeysValues | None = None) -> Tensor:
+        """[B, L, width], bool and cache as in `Attention` -> [B, L, width]."""
+        tokens = tokens + self.drop(self.attention(self.norm1(tokens), seen, cache))
         inner: Tensor = self.drop(self.narrow(F.gelu(self.wide(self.norm2(tokens)))))
         return tokens + inner
 
@@ -104,24 +130,26 @@ class Body(nn.Module):
             self.add_module(name, Block(width, heads, dropout))
         self.norm = nn.LayerNorm(width)
 
-    def check_length(self, ids: Tensor) -> None:
-        """See that the net was built for sequences of this length.
+    def check_length(self, shape: Sequence[int]) -> None:
+        """See that the net was built for sequences of this shape.
 
         Raises:
             ShapeError: It was not.
         """
-        if ids.dim() != 2 or ids.shape[1] > self.position.num_embeddings:
+        if len(shape) != 2 or shape[1] > self.position.num_embeddings:
             raise ShapeError(
-                f"{self.who}: expected token ids [B, L] with L up to {self.position.num_embeddings}, got {list(ids.shape)}; "
+                f"{self.who}: expected token ids [B, L] with L up to {self.position.num_embeddings}, got {list(shape)}; "
                 "cut the sequences or build the net for longer ones."
             )
 
-    def encode(self, ids: Tensor, seen: Tensor) -> Tensor:
-        """Token ids [B, L], bool as in `Attention` -> [B, L, width]."""
-        # [1, L]: that all samples share the positions shows in their shape, even where there are as many samples as places.
-        tokens = self.embedding(ids) + self.position(torch.arange(ids.shape[1], device=ids.device).unsqueeze(0))
+    def encode(self, ids: Tensor, seen: Tensor, places: Tensor | None = None, cache: KeysValues | None = None) -> Tensor:
+        """Token ids [B, L], bool and cache as in `Attention`, places int64 [B, L] or None for 0 to L - 1 -> [B, L, width]."""
+        if places is None:
+            # [1, L]: that all samples share the positions shows in their shape, even where there are as many samples as places.
+            places = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
+        tokens = self.embedding(ids) + self.position(places)
         for name in self.names:
-            tokens = self.get_submodule(name)(tokens, seen)
+            tokens = self.get_submodule(name)(tokens, seen, cache)
         normed: Tensor = self.norm(tokens)
         return normed
 
@@ -147,7 +175,7 @@ class TransformerClassifier(Body):
         Raises:
             ShapeError: The sequence is longer than the net was built for, or the mask has another shape.
         """
-        self.check_length(inputs)
+        self.check_length(inputs.shape)
         if mask is None:
             mask = torch.ones_like(inputs, dtype=torch.bool)
         elif mask.shape != inputs.shape:
