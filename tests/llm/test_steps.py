@@ -17,11 +17,13 @@ from limbeck.data.source import InMemory
 from limbeck.data.tokens import Bytes
 from limbeck.distiller import Distiller
 from limbeck.llm.adaptivereplay import AdaptiveReplay, Threshold, validation_loss
-from limbeck.llm.completions import STREAM
+from limbeck.llm.completions import STREAM, Completions
 from limbeck.llm.onpolicy import OnPolicy
 from limbeck.llm.rollouts import generate
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.jsd import JSD
+from limbeck.losses.logits.sampledkl import SampledKL
+from limbeck.losses.logits.tokenselect import TokenSelect
 from limbeck.models.gpt import CausalTransformer
 from limbeck.teachers.single import Single
 from limbeck.training.callback import Callback
@@ -125,6 +127,33 @@ def test_context_keeps_the_beginning_of_rows() -> None:
     assert torch.equal(found.inputs[:, :6], source().read(found.index)[0][:, :6])
     assert not found.mask[:, :5].any()
     assert found.mask[:, 5].all()
+
+
+def test_a_prompt_ends_before_the_last_token_that_counts_whatever_the_context() -> None:
+    """Rows of 8 places whose texts end after 3, 5 and 8 tokens: what fills them up is no prompt."""
+    data, ends = source(), torch.tensor([3, 5, 8])
+    batch = whole(data, torch.arange(3), data.labels)
+    assert batch.mask is not None
+    batch = Batch(batch.inputs, batch.targets, batch.index, batch.mask & (torch.arange(LENGTH) < ends.unsqueeze(1)))
+    loader = Loader(data, torch.arange(3), batch_size=3, seed=3, labels=data.labels)
+    student = net(1).eval()
+    found = Completions("here", 1, 1.0, 1.0, 6).write(student, batch, loader, 0)
+    assert found.mask is not None
+    assert found.mask.int().argmax(1).tolist() == [2, 4, 5]
+    assert all(torch.equal(found.inputs[row, :known], batch.inputs[row, :known]) for row, known in enumerate([3, 5, 6]))
+
+
+def test_a_loss_on_drawn_tokens_is_for_what_the_student_draws() -> None:
+    """SampledKL reads the rollout's own tokens as labels: taken where they are the student's at its T, refused elsewhere."""
+    _, seen = train(OnPolicy(1.0, temperature=0.7), TokenSelect(SampledKL(T=0.7), "uncertain") + JSD(), steps=1)
+    assert not own(seen.records[0].batch)
+    tokens = "SampledKL.* needs tokens that the student draws in every step"
+    for step in (OnPolicy(0.5), OnPolicy(1.0, end=0.0), OnPolicy(1.0, "teacher"), AdaptiveReplay()):
+        with pytest.raises(UsageError, match=tokens):
+            train(step, SampledKL())
+    for step in (OnPolicy(1.0, temperature=0.7), OnPolicy(1.0, top_p=0.9)):
+        with pytest.raises(UsageError, match="drawn of all at temperature 1, but OnPolicy draws"):
+            train(step, SampledKL())
 
 
 def test_the_share_is_a_chance_and_goes_in_a_line() -> None:

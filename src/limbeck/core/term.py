@@ -77,6 +77,7 @@ class Term(nn.Module, ABC):
         crosses: Whether student and teacher may answer for different classes (vocabularies of their own).
         lumps: Whether it compares softmax(logits / T) of both sides, T its attribute, by a sum over the classes to which classes
             of the same ratio of probabilities can be added up first (an f-divergence): such a term needs no full logits.
+        drawn: The temperature at which the student itself must have drawn the tokens that stand as labels; None for any labels.
     """
 
     needs: frozenset[Need] = frozenset()
@@ -89,6 +90,7 @@ class Term(nn.Module, ABC):
     rests: bool = True
     crosses: bool = False
     lumps: bool = False
+    drawn: float | None = None
     built: bool = False
 
     def build(self, scene: Scene) -> None:

@@ -11,6 +11,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.cached import Cached
 from limbeck.core.checks import whole
 from limbeck.core.errors import UsageError
+from limbeck.core.objective import Objective
 from limbeck.data.loader import Loader
 from limbeck.data.seeding import generator_for
 from limbeck.influence.restoring import evaluating
@@ -36,7 +37,8 @@ class Completions:
         length: Tokens at most, >= 1.
         temperature: Of the drawing, >= 0; 0 takes the most probable token.
         top_p: In (0, 1]: draw among the most probable tokens of this mass.
-        context: Tokens of each row that stay as they are, at least, >= 1; for packed rows, which have no prompt.
+        context: Tokens of each row that stay as they are, at least, >= 1; for packed rows, which have no prompt. What fills up a
+            row never does: the last token that counts is written anew.
 
     Raises:
         UsageError: A value is out of its range.
@@ -53,18 +55,19 @@ class Completions:
         whole(self.context, f"{self.who}: context")
         check_drawing(self.temperature, self.top_p, self.who)
 
-    def check(self, training: Training, loader: Loader, *, own: bool) -> None:
+    def check(self, training: Training, loader: Loader, *, own: bool, always: bool = False) -> None:
         """See that a run can be trained on rollouts.
 
         Args:
             training: The run.
             loader: Its batches.
             own: Whether the student writes.
+            always: Whether what is trained on was written in the same step, in every one.
 
         Raises:
             UsageError: It cannot.
         """
-        source, objective, teacher = loader.source, training.distiller.objective, training.distiller.teacher
+        source, teacher = loader.source, training.distiller.teacher
         if source.kind != "language":
             raise UsageError(
                 f"{self.who}: completions are written for language, but {source.name} has none; use step: Student()."
@@ -72,14 +75,34 @@ class Completions:
         width = source.read(loader.rows[:1])[0].shape[1]
         if self.context > width:
             raise UsageError(f"{self.who}: context={self.context} leaves no room in rows of {width} tokens; take a smaller one.")
-        labelled = [name for name, (_, term) in zip(objective.names, objective.parts, strict=True) if "targets" in term.needs]
+        self._check_labels(training.distiller.objective, own=own, always=always)
+        if teacher is not None and any(isinstance(part, Stored) for part in teacher.modules()):
+            raise UsageError(f"{self.who}: a stored teacher knows no new texts; take a live one such as Single(model).")
+
+    def _check_labels(self, objective: Objective, *, own: bool, always: bool) -> None:
+        """See that terms that read labels find there what they want.
+
+        Raises:
+            UsageError: They would take the student's tokens for the truth, or the data's for the student's.
+        """
+        named = zip(objective.names, objective.parts, strict=True)
+        reading = {name: term.drawn for name, (_, term) in named if "targets" in term.needs}
+        labelled = [name for name, drawn in reading.items() if drawn is None]
         if own and labelled:
             raise UsageError(
                 f"{self.who}: {', '.join(labelled)} would take what the student wrote for the truth; use terms "
                 "without labels, such as JSD() or ReverseKL()."
             )
-        if teacher is not None and any(isinstance(part, Stored) for part in teacher.modules()):
-            raise UsageError(f"{self.who}: a stored teacher knows no new texts; take a live one such as Single(model).")
+        for name, drawn in reading.items():
+            if drawn is None:  # the teacher writes: its tokens are labels like others
+                continue
+            if not (own and always):
+                raise UsageError(f"{self.who}: {name} needs tokens that the student draws in every step; take OnPolicy(1.0).")
+            if drawn != self.temperature or self.top_p != 1:
+                raise UsageError(
+                    f"{self.who}: {name} needs tokens drawn of all at temperature {drawn:g}, but {self.who} draws at "
+                    f"temperature {self.temperature:g} with top_p={self.top_p:g}; make them the same, with top_p=1."
+                )
 
     def check_columns(self, batch: Batch) -> None:
         """See that nothing of a batch would be left behind when its tokens change.
@@ -95,9 +118,7 @@ class Completions:
 
     def write(self, model: Model, batch: Batch, loader: Loader, step: int) -> Batch:
         """The batch with completions of the model; drawn by (seed of the loader, step, identity of the sample)."""
-        width, mask, tokens = batch.inputs.shape[1], batch.mask, loader.source.tokenizer
-        first = torch.zeros_like(batch.index) if mask is None else mask.int().argmax(1)
-        known = (first + 1).clamp(min=self.context)
+        width, mask, tokens, known = batch.inputs.shape[1], batch.mask, loader.source.tokenizer, self.prompts(batch)
         pad = 0 if tokens is None else tokens.pad
         found = generate(
             model,
@@ -115,6 +136,14 @@ class Completions:
         ids, wrote = padded(found.ids, room, value=pad), padded(found.mask, room, value=False)
         counted = wrote[:, 1:] if mask is None else wrote[:, 1:] & mask.any(1, keepdim=True)
         return Batch(ids[:, :-1], ids[:, 1:], batch.index, counted)
+
+    def prompts(self, batch: Batch) -> Tensor:
+        """How many tokens of each row are its prompt, [B]: at least one, never the last that counts or what fills up the row."""
+        if batch.mask is None:
+            return torch.full_like(batch.index, self.context)
+        places = torch.arange(1, batch.mask.shape[1] + 1, device=batch.mask.device)
+        last = (batch.mask * places).amax(1).clamp(min=1)
+        return (batch.mask.int().argmax(1) + 1).clamp(min=self.context).minimum(last)
 
     def by_student(self, training: Training, batch: Batch, loader: Loader) -> Batch:
         """The batch with the student's completions, as it stands, in evaluation mode."""

@@ -67,7 +67,8 @@ class OnPolicy:
         Raises:
             UsageError: It cannot.
         """
-        self.completions.check(training, loader, own=self.source == "student")
+        always = self.share == 1 and self.end in (None, 1)
+        self.completions.check(training, loader, own=self.source == "student", always=always)
         teacher = training.distiller.teacher
         if self.source == "teacher" and (teacher is None or "logits" not in teacher.offers):
             raise UsageError("OnPolicy: a teacher that writes must give all logits; pass teacher=Single(model).")

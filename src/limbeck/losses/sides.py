@@ -43,6 +43,12 @@ def logits_only(term: Term, who: str) -> Term:
     return term
 
 
+def takes_over(outer: Term, inner: Term) -> None:
+    """Have a term that wraps another one say of itself what that one says."""
+    outer.needs, outer.coupled, outer.remembers = inner.needs, inner.coupled, inner.remembers
+    outer.rests, outer.crosses, outer.compiles, outer.drawn = inner.rests, inner.crosses, inner.compiles, inner.drawn
+
+
 def samples_only(logits: Tensor, who: str) -> None:
     """Check that there is one row of logits per sample.
 

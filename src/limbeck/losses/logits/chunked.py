@@ -13,7 +13,7 @@ from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Moment, Term
 from limbeck.functional.divergences import token_mean
 from limbeck.losses.logits.kd import KD
-from limbeck.losses.sides import tokens_only
+from limbeck.losses.sides import takes_over, tokens_only
 
 
 @final
@@ -51,7 +51,7 @@ class Chunked(Term):
                 f"Chunked: takes a term on logits that looks at each position alone, got {inner!r}; add that one beside it."
             )
         self.size = whole(size, "Chunked: size")
-        self.needs, self.remembers, self.rests = inner.needs, inner.remembers, inner.rests
+        takes_over(self, inner)
 
     def at(self, moment: Moment) -> None:
         """Tell the inner term."""

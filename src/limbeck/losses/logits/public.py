@@ -10,7 +10,7 @@ from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.swing import privacy_of
-from limbeck.losses.sides import logits_only, tokens_only
+from limbeck.losses.sides import logits_only, takes_over, tokens_only
 
 
 @final
@@ -33,13 +33,12 @@ class Public(Term):
     Public(term=CE(), below=0.5)
     """
 
-    compiles = False  # the range of the scores is checked in every batch
-
     def __init__(self, term: Term | None = None, below: float = 0.5) -> None:
         super().__init__()
         inner = self.term = logits_only(CE() if term is None else term, "Public")
         self.below = fraction(below, "Public: below")
-        self.needs, self.coupled, self.rests = inner.needs, inner.coupled, inner.rests
+        takes_over(self, inner)
+        self.compiles = False  # the range of the scores is checked in every batch
 
     def at(self, moment: Moment) -> None:
         """Tell the inner term."""

@@ -20,7 +20,7 @@ class SampledKL(Term):
     divergence and may have any sign.
 
     Args:
-        T: Temperature, > 0: that at which the tokens were drawn.
+        T: Temperature, > 0: that at which the tokens were drawn, of all tokens (OnPolicy sees to it).
 
     Shapes: logits [B, C] and labels [B], or [B, L, V] and [B, L] with batch.mask [B, L] -> [B].
 
@@ -39,7 +39,7 @@ class SampledKL(Term):
 
     def __init__(self, T: float = 1.0) -> None:
         super().__init__()
-        self.T = positive(T, "SampledKL: T")
+        self.T = self.drawn = positive(T, "SampledKL: T")
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""

@@ -11,7 +11,7 @@ from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term, teacher_of
 from limbeck.functional.divergences import full_precision
 from limbeck.losses.logits.kd import KD
-from limbeck.losses.sides import logits_only
+from limbeck.losses.sides import logits_only, takes_over
 
 EPSILON = 1e-7
 """Added to the standard deviation, as in the authors' code."""
@@ -45,8 +45,8 @@ class Standardised(Term):
         super().__init__()
         self.term = logits_only(KD(T=2) if term is None else term, "Standardised")
         self.unbiased = unbiased
-        self.needs = self.term.needs | {"teacher"}
-        self.coupled = self.term.coupled
+        takes_over(self, self.term)
+        self.needs = self.needs | {"teacher"}
 
     def at(self, moment: Moment) -> None:
         """Tell the inner term."""

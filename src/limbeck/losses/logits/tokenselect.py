@@ -11,7 +11,7 @@ from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term
 from limbeck.functional.divergences import entropy, log_softmax
 from limbeck.losses.logits.kd import KD
-from limbeck.losses.sides import logits_only, tokens_only
+from limbeck.losses.sides import logits_only, takes_over, tokens_only
 
 By = Literal["opener", "uncertain"]
 
@@ -46,7 +46,7 @@ class TokenSelect(Term):
         self.term = inner = logits_only(KD(T=1) if term is None else term, "TokenSelect")
         self.by = one_of(by, get_args(By), "TokenSelect: by")
         self.share = proper_fraction(share, "TokenSelect: share")
-        self.needs, self.coupled, self.rests = inner.needs, inner.coupled, inner.rests
+        takes_over(self, inner)
 
     def at(self, moment: Moment) -> None:
         """Tell the inner term."""
