@@ -123,7 +123,7 @@ def _made(recipe: Recipe) -> tuple[Parts, Seeded]:
     """What the recipe names, its data read and cut for the first seed.
 
     Raises:
-        UsageError: The teacher's answers are stored already, or there are several processes.
+        UsageError: The teacher's answers are stored already, there is no teacher yet, or there are several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("cache: runs in one process; start it without a launcher.")
@@ -131,6 +131,8 @@ def _made(recipe: Recipe) -> tuple[Parts, Seeded]:
     parts = recipe.build()
     if isinstance(parts.teacher, Ready) and isinstance(parts.teacher.teacher, Stored):
         raise UsageError(f"cache: the answers of {parts.teacher!r} are stored already; name a net or a served teacher.")
+    if parts.forgets_teacher:
+        raise UsageError(f"cache: {recipe.step} has no teacher before the student is trained; take step: Student().")
     check(parts.data)
     return parts, seeded(recipe, parts, recipe.seed)
 

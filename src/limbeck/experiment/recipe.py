@@ -68,6 +68,13 @@ class Parts:
     transform: Transform | None
     teacher_weights: Path | None
 
+    @property
+    def forgets_teacher(self) -> bool:
+        """Whether the step makes the teacher of its own, whatever it holds before: to train one first would be in vain."""
+        from limbeck.training.steps.mean_teacher import MeanTeacher
+
+        return isinstance(self.step(), MeanTeacher)
+
 
 class Recipe(BaseModel):
     """All settings of a run. Make one by `load` or `Recipe.of`, whose messages are for people.
@@ -282,12 +289,16 @@ class Recipe(BaseModel):
         """See that each net of a chain can teach the next.
 
         Raises:
-            UsageError: The chain ends in other nets than it begins with, hands nothing on, or mixes what is not known.
+            UsageError: The chain ends in other nets than it begins with, hands nothing on, or what nobody keeps or knows.
         """
         from limbeck.experiment.ready import Ready
 
         needs, teacher = parts.objective.needs, parts.teacher
-        for key, chain in {"assistants": bool(self.assistants), "generations": self.generations > 1}.items():
+        chains = {"assistants": bool(self.assistants), "generations": self.generations > 1}
+        for key, given in {**chains, "teacher_weights": parts.teacher_weights is not None}.items():
+            if given and parts.forgets_teacher:
+                raise UsageError(f"{key}: {self.step} makes its teacher of the student and forgets any other; leave {key} out.")
+        for key, chain in chains.items():
             if chain and parts.objective.deploys:
                 raise UsageError(f"{key}: {parts.objective!r} keeps another net than the student, which cannot teach the next.")
         if self.assistants and "teacher" not in needs:

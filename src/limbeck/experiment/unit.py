@@ -124,8 +124,8 @@ class Worker:
 
     @property
     def teachers(self) -> tuple[Architecture, ...]:
-        """The nets that are trained as teachers; none where their weights are given."""
-        given = self.parts.teacher_weights is not None or isinstance(self.parts.teacher, Ready)
+        """The nets that are trained as teachers; none where their weights are given, or where the step forgets them."""
+        given = self.parts.teacher_weights is not None or isinstance(self.parts.teacher, Ready) or self.parts.forgets_teacher
         if given or self.recipe.teacher_epochs == 0:
             return ()
         return tuple(self.parts.teacher.members) if isinstance(self.parts.teacher, DeepEnsemble) else (self.parts.teacher,)
@@ -193,8 +193,8 @@ class Worker:
     def _read_teacher(self, data: Seeded) -> Unit:
         torch.manual_seed(data.seed * 2)
         model = given_teacher(self.parts, data.spec)
-        found = figures_of(answering(model), data.test).named() if gives_logits(model) else {}
-        return Unit(model, found, [], [], 0.0, {})
+        told = gives_logits(model) and not self.parts.forgets_teacher
+        return Unit(model, figures_of(answering(model), data.test).named() if told else {}, [], [], 0.0, {})
 
     def _unit(self, arm: Arm, data: Seeded, architecture: Architecture, teacher: nn.Module | None, *, salt: int) -> Unit:
         """Train, or take from the folder what an earlier start of the same run has finished."""

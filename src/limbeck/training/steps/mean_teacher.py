@@ -15,10 +15,10 @@ from limbeck.training.weighted import weighted_backward
 
 @final
 class MeanTeacher:
-    """After each step theta_T <- d theta_T + (1 - d) theta_S; d = min(decay, 1 - 1 / n) at step n, so that it begins as a copy.
+    """After each step theta_T <- d theta_T + (1 - d) theta_S; d = min(decay, 1 - 1 / n) at step n.
 
-    The teacher is of the student's architecture and needs no training of its own: whatever it holds is forgotten at the first
-    step. Buffers (running statistics) are copied.
+    The teacher is of the student's architecture and needs no training of its own: it begins as a copy of the student, whatever
+    it held. Buffers (running statistics) are copied.
 
     Args:
         decay: The largest share of the old mean, in [0, 1].
@@ -39,7 +39,7 @@ class MeanTeacher:
         self.decay = fraction(decay, "MeanTeacher: decay")
 
     def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
-        """See that the teacher can follow.
+        """See that the teacher can follow, and begin with a copy.
 
         Raises:
             UsageError: It is missing, or not of the student's architecture.
@@ -51,6 +51,9 @@ class MeanTeacher:
             raise UsageError(
                 "MeanTeacher: the teacher must be one model of the student's architecture; pass teacher=Single(a copy of it)."
             )
+        if not resumed:
+            assert isinstance(teacher, Single)
+            follow(teacher.tapped.model, training.distiller.student.model, 0.0)
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of the student, then the teacher follows."""
