@@ -54,6 +54,19 @@ def test_shows_the_answer_as_a_word_and_a_sign(page):
     assert answer.text == "✓Better"
 
 
+def test_shows_the_oracle_as_a_ceiling_and_in_no_warning_colour(page):
+    chips = {
+        element.text: element.attributes["class"]
+        for element in page.all("li")
+        if "answer-" in element.attributes.get("class", "")
+    }
+    assert chips["↑ceiling, no rival KD, flipped labels dropped (oracle)"] == "answer-ceiling"
+    assert sum("oracle" in text for text in chips) == 1
+    row = next(element for element in page.all("tr") if "oracle" in element.text and "paired t-test" in element.text)
+    assert "ceiling" in row.text
+    assert "not better" not in row.text
+
+
 def test_shows_every_arm_with_its_interval(page):
     table = next(element for element in page.all("table") if "arms" in element.attributes["class"])
     for words in ("Teacher", "KD-AIF", "Plain KD + query set in training", "563\u202f722", "0.412\u202fms", "92.2 to 94.2"):

@@ -9,7 +9,7 @@ from limbeck.report import figures
 from limbeck.report.balance import balance
 from limbeck.report.charts import Figure, Table
 from limbeck.report.gallery import Gallery, gallery
-from limbeck.report.judged import compared, is_language, judged_by
+from limbeck.report.judged import CEILING, compared, is_language, judged_by, said
 from limbeck.report.learning import learning
 from limbeck.report.reading import Run
 from limbeck.report.schema import Answer, Comparison, Model, PerSeed
@@ -75,7 +75,7 @@ class Page:
     answer: Answer | None
     answer_word: str
     sentence: str
-    against: tuple[tuple[str, Answer], ...]
+    against: tuple[tuple[str, str], ...]
     key_numbers: tuple[KeyNumber, ...]
     rows: tuple[Row, ...]
     seeds: int
@@ -112,7 +112,9 @@ def page(run: Run) -> Page:
         sentence=verdict.sentence.replace(" %", f"{THIN}%")
         if verdict
         else "This run has no rivals to compare with, so there is no verdict.",
-        against=tuple((result.title(arm), answer) for arm, answer in verdict.against.items()) if verdict else (),
+        against=tuple((result.title(arm), "ceiling" if arm == CEILING else answer) for arm, answer in verdict.against.items())
+        if verdict
+        else (),
         key_numbers=tuple(_key_numbers(run)),
         rows=tuple(_rows(run)),
         seeds=len(result.seeds),
@@ -225,7 +227,7 @@ def _comparisons(run: Run) -> Table | None:
         effect = points(c.effect) if fraction else number(c.effect)
         ends = points_range(c) if fraction else (f"{number(c.low)} to {number(c.high)}" if known([c.low, c.high]) else "")
         metric = f"{c.metric}, points" if fraction else f"{c.metric}, nats gained" if c.metric == "nll" else c.metric
-        rows.append((run.result.title(c.against), metric, effect, ends or DASH, p_value(c.p), _test(c), c.answer))
+        rows.append((run.result.title(c.against), metric, effect, ends or DASH, p_value(c.p), _test(c), said(c)))
     head = ("Against", "Metric", "Mean difference", "95 % interval", "p", "Test", "Answer")
     return Table(f"{run.result.title(run.result.main)} against each rival, paired by seed", head, tuple(rows))
 

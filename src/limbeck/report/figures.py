@@ -6,14 +6,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from limbeck.report.charts import Figure, Table, area, axis, finish, level, line, note, plain, upright
-from limbeck.report.judged import compared, judged_by
+from limbeck.report.judged import CEILING, compared, judged_by, said
 from limbeck.report.palette import LIGHT
 from limbeck.report.reading import Run, Samples
 from limbeck.report.schema import Comparison
 from limbeck.report.statistics import FoundCurve, found_curve, learning_band, mean, own_loss
 from limbeck.report.wording import number, percent
 
-ANSWER_SYMBOL = {"better": "circle", "not better": "diamond-open", "undecided": "circle-open"}
+SYMBOL = {"better": "circle", "not better": "diamond-open", "undecided": "circle-open", "ceiling": "triangle-up-open"}
 
 
 def effects(run: Run) -> Figure | None:
@@ -41,15 +41,16 @@ def effects(run: Run) -> Figure | None:
         showlegend=False,
         hovermode="closest",
     )
-    rows = tuple((run.result.title(c.against), judged.gain(c.effect), judged.ends(c), c.answer, c.test) for c in shown)
+    rows = tuple((run.result.title(c.against), judged.gain(c.effect), judged.ends(c), said(c), c.test) for c in shown)
     unit = "points" if judged.metric == "accuracy" else "nats"
     told = "; ".join(f"against {row[0]} {row[1]} {unit} ({row[2] or 'no interval'}), {row[3]}" for row in rows)
+    above = " Grey triangle: a ceiling that knows the wrong labels, no rival." if any(c.against == CEILING for c in shown) else ""
     dotted = f"The dotted line marks the margin of {number(margin, judged.digits)} {unit}. " if margin else ""
     return Figure(
         key="effects",
         title="The difference to each rival",
         caption="The dot is the mean difference over paired seeds, the bar its 95 % interval, each tick below it one seed. Right "
-        f"of the solid line at zero is better. {dotted}Full dot: better; open dot: undecided; open diamond: not better.",
+        f"of the solid line at zero is better. {dotted}Full dot: better; open dot: undecided; open diamond: not better.{above}",
         label=f"Dot-and-interval plot of paired differences in {judged.what}: {told}.",
         spec=spec,
         table=Table(
@@ -71,7 +72,8 @@ def _effect(run: Run, comparison: Comparison, y: float) -> list[object]:
     rival, scale = arms.get(comparison.against), judged.scale
     seeds = judged.seeds(arms[run.result.main].per_seed, rival.per_seed) if rival else []
     tick = {"size": 9, "symbol": "line-ns-open", "line": {"width": 1.5, "color": LIGHT["grey"]}, "color": LIGHT["grey"]}
-    dot = {"size": 12, "symbol": ANSWER_SYMBOL[comparison.answer], "line": {"width": 2.5, "color": LIGHT["accent"]}}
+    colour = LIGHT["grey" if comparison.against == CEILING else "accent"]
+    dot = {"size": 12, "symbol": SYMBOL[said(comparison)], "line": {"width": 2.5, "color": colour}, "color": colour}
     bar = [] if comparison.low is None or comparison.high is None else [scale * comparison.low, scale * comparison.high]
     return [
         go.Scatter(
@@ -81,12 +83,12 @@ def _effect(run: Run, comparison: Comparison, y: float) -> list[object]:
             marker=tick,
             hovertemplate="one seed: %{x:+.2f}<extra></extra>",
         ),
-        go.Scatter(x=bar, y=[y] * len(bar), mode="lines", line={"color": LIGHT["accent"], "width": 3}, hoverinfo="skip"),
+        go.Scatter(x=bar, y=[y] * len(bar), mode="lines", line={"color": colour, "width": 3}, hoverinfo="skip"),
         go.Scatter(
             x=[scale * (comparison.effect or 0.0)],
             y=[y],
             mode="markers",
-            marker=dot | {"color": LIGHT["accent"]},
+            marker=dot,
             hovertemplate="mean: %{x:+.2f}<extra></extra>",
         ),
     ]

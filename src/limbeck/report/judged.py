@@ -8,6 +8,9 @@ from limbeck.report.schema import Comparison, PerSeed
 from limbeck.report.statistics import differences
 from limbeck.report.wording import MINUS, number, points, points_range
 
+CEILING = "oracle"
+"""The arm that knows the wrong labels: a bound, no rival."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -64,6 +67,11 @@ def is_language(run: Run) -> bool:
 def share_of_tokens(value: float) -> str:
     """How many of a row's counted tokens are as they were given."""
     return f"{number(100 * value, 0)} % of tokens".replace("-", MINUS)
+
+
+def said(comparison: Comparison) -> str:
+    """A comparison's answer in a word; to be below a ceiling is no defeat."""
+    return "ceiling" if comparison.against == CEILING else comparison.answer
 
 
 def compared(run: Run, comparisons: Sequence[Comparison]) -> list[Comparison]:
