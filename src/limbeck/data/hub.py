@@ -9,6 +9,7 @@ import torch
 
 from limbeck.core.errors import DataError, nearest
 from limbeck.core.extras import optional
+from limbeck.core.online import hub
 from limbeck.data.files import as_labels, existing
 from limbeck.data.noise import noisy
 from limbeck.data.pictures import Pictures
@@ -122,13 +123,29 @@ def _load(library: ModuleType, name_or_path: str, who: str) -> "dict[str, Any]":
         elif path.is_dir():
             loaded = library.load_from_disk(str(path))
         else:
-            loaded = library.load_dataset(*name_or_path.split(":", 1))
+            loaded = _from_hub(library, name_or_path, who)
     except DataError:
         raise
     except Exception as error:  # the library and its readers raise what they like; every cause is the user's to see
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{who}: '{name_or_path}' cannot be loaded: {first}") from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def _from_hub(library: ModuleType, name: str, who: str) -> object:
+    """A data set of the hub.
+
+    Raises:
+        DataError: The hub cannot be reached, and the data set was not downloaded before.
+        OSError: It cannot be loaded otherwise.
+    """
+    with hub() as unreached:
+        try:
+            return library.load_dataset(*name.split(":", 1))
+        except OSError as error:
+            if not unreached:
+                raise
+            raise DataError(f"{who}: '{name}' cannot be loaded: {unreached}; go online once, or give a local file.") from error
 
 
 def _column(part: Any, name: str) -> Any:  # noqa: ANN401

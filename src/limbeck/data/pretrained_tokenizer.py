@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, final
 
 from limbeck.core.errors import DataError, UsageError
 from limbeck.core.extras import optional
+from limbeck.core.online import hub
 from limbeck.data.tokens import Tokens, Turn
 
 
@@ -70,6 +72,11 @@ def _load(name_or_path: str, who: str) -> Any:  # noqa: ANN401 - transformers ha
         DataError: There is none.
     """
     library, path = optional("transformers", "text", "Tokenizer"), Path(name_or_path).expanduser()
+    with hub(not path.exists()) as unreached:
+        return _read(library, path, name_or_path, who, unreached)
+
+
+def _read(library: ModuleType, path: Path, name_or_path: str, who: str, unreached: str) -> Any:  # noqa: ANN401 - as above
     try:
         if path.suffix == ".gguf":
             optional("gguf", "text", "Tokenizer with a .gguf file")
@@ -78,7 +85,7 @@ def _load(name_or_path: str, who: str) -> Any:  # noqa: ANN401 - transformers ha
             return library.PreTrainedTokenizerFast(tokenizer_file=str(path))
         return library.AutoTokenizer.from_pretrained(str(path) if path.exists() else name_or_path, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        why = str(error).strip().partition("\n")[0].rstrip(".")
+        why = unreached or str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(f"{who}: no tokenizer can be loaded ({why}); give a folder, a tokenizer.json or a .gguf file.") from error
     except Exception as error:  # the tokenizers library raises bare ones
         raise DataError(f"{who}: no tokenizer can be loaded ({str(error).partition(chr(10))[0]}); is the file whole?") from error

@@ -6,6 +6,7 @@ from typing import final
 from torch import nn
 
 from limbeck.core.errors import MissingExtraError, RunError, UsageError, nearest
+from limbeck.core.online import hub
 from limbeck.models.spec import Architecture, DataSpec
 
 
@@ -48,11 +49,14 @@ class Timm(Architecture):
         channels, height, width = spec.input_shape
         config = timm.get_pretrained_cfg(self.name)
         sized = {"img_size": (height, width)} if config is not None and config.fixed_input_size else {}
-        try:
-            model = timm.create_model(self.name, pretrained=self.pretrained, num_classes=spec.classes, in_chans=channels, **sized)
-        except OSError as error:
-            raise RunError(
-                f"Timm: the weights of '{self.name}' cannot be had ({error}); go online once, or set pretrained=False."
-            ) from error
+        made = {"num_classes": spec.classes, "in_chans": channels, **sized}
+        with hub(self.pretrained) as unreached:
+            try:
+                model = timm.create_model(self.name, pretrained=self.pretrained, **made)
+            except OSError as error:
+                why = unreached or error
+                raise RunError(
+                    f"Timm: the weights of '{self.name}' cannot be had ({why}); go online once, or set pretrained=False."
+                ) from error
         assert isinstance(model, nn.Module)
         return model

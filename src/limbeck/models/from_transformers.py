@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from limbeck.core.checks import fraction, positive, whole
 from limbeck.core.errors import DataError, UsageError
 from limbeck.core.extras import optional
+from limbeck.core.online import hub
 from limbeck.models.spec import Architecture, DataSpec, Kind
 
 
@@ -195,12 +196,12 @@ class HFModel(Architecture):
         maker = library.AutoModelForCausalLM
         if spec.kind == "tokens":
             maker, how = library.AutoModelForSequenceClassification, {**how, "num_labels": spec.classes}
-        try:
-            return maker.from_pretrained(
-                where, attn_implementation="eager", dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **how
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise DataError(f"{self!r}: the model cannot be loaded ({_why(error)}).") from error
+        settings = {"attn_implementation": "eager", "dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+        with hub(not Path(where).exists()) as unreached:
+            try:
+                return maker.from_pretrained(where, **settings, **how)
+            except (OSError, ValueError, KeyError, RuntimeError) as error:
+                raise DataError(f"{self!r}: the model cannot be loaded ({unreached or _why(error)}).") from error
 
     def _fresh(self, library: ModuleType, spec: DataSpec) -> Any:  # noqa: ANN401 - as above
         """The same net with weights drawn anew.
@@ -209,10 +210,11 @@ class HFModel(Architecture):
             DataError: Its settings cannot be read.
         """
         where, how = _place(self.name_or_path)
-        try:
-            config = library.AutoConfig.from_pretrained(where, trust_remote_code=False, **how)
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{self!r}: the model's settings cannot be read ({_why(error)}).") from error
+        with hub(not Path(where).exists()) as unreached:
+            try:
+                config = library.AutoConfig.from_pretrained(where, trust_remote_code=False, **how)
+            except (OSError, ValueError, KeyError) as error:
+                raise DataError(f"{self!r}: the model's settings cannot be read ({unreached or _why(error)}).") from error
         config.vocab_size, config.num_labels = spec.vocabulary, spec.classes
         maker = library.AutoModelForCausalLM if spec.kind == "language" else library.AutoModelForSequenceClassification
         return maker.from_config(config, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False)
