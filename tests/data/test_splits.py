@@ -129,3 +129,24 @@ def test_a_class_with_too_few_rows_is_named():
         split(source_of([0] * 50 + [1] * 50 + [2]), seed=0)
     with pytest.raises(DataError, match="class '1' has 5 training rows, too few to give 5 to a balanced query set of 10"):
         split(source_of([0] * 60 + [1] * 6), seed=0, query=10, test=0.2)
+
+
+def test_rare_classes_are_trained_on_and_cut_into_no_other_part():
+    labels = [0] * 60 + [1] * 40 + [2] * 9 + [3]
+    source = source_of(labels)
+    splits = split(source, seed=0, query=10, rare=10)
+    at = {name: source.labels[getattr(splits, name)].bincount(minlength=4).tolist() for name in splits.counts}
+    assert at["query"] == [5, 5, 0, 0]
+    assert [at[name][2:] for name in ("train", "query", "validation", "test")] == [[9, 1], [0, 0], [0, 0], [0, 0]]
+    assert sum(splits.counts.values()) == len(labels)
+    assert len(splits.test) == 33
+    for changes in ({}, {"rare": 5}):  # a class of 9 is none of the rare ones then
+        splits = split(source_of(labels[:-1]), seed=0, query=6, **changes)
+        assert (source.labels[splits.query].bincount().tolist(), (source.labels[splits.test] == 2).any()) == ([2, 2, 2], True)
+
+
+def test_a_fixed_test_split_does_not_count_towards_rare():
+    source = source_of([0] * 50 + [1] * 50 + [2] * 12, test_rows=torch.tensor([0, 1, 50, 51, 100, 101, 102]))
+    splits = split(source, seed=0, query=4, rare=10)
+    assert (source.labels[splits.query] == 2).sum() == 0 == (source.labels[splits.validation] == 2).sum()
+    assert (source.labels[splits.train] == 2).sum() == 9

@@ -52,6 +52,14 @@ def test_the_oracle_needs_the_truth(tmp_path: Path) -> None:
     assert any("labels as given" in warning for warning in found["warnings"])
 
 
+def test_a_query_set_without_some_classes_is_told_of_before_and_after(tmp_path: Path) -> None:
+    recipe, said = tiny(query=4, seeds=1, epochs=1, compare=[]), "query set of 4 has no sample of 6 of the 10 classes"
+    assert f"note       The {said}" in str(dry_run(recipe))
+    assert any(said in warning for warning in run(recipe, tmp_path / "run").content["warnings"])
+    assert "note" not in str(dry_run(tiny(query=100, seeds=1)))
+    assert "note" not in str(dry_run(tiny(query=4, seeds=1, weighting="Uniform()")))
+
+
 def test_the_rehearsal_needs_no_more_memory_than_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int, str]] = []
 

@@ -42,6 +42,7 @@ def split(
     validation: int | float = 0.1,
     test: int | float = 0.3,
     test_seed: int = 0,
+    rare: int = 0,
 ) -> Splits:
     """Cut a source into train, query, validation and test: classes by true labels where known, else as given; language by domain.
 
@@ -56,21 +57,30 @@ def split(
         validation: Size of the validation split.
         test: Size of the test split; not used where the source fixes one.
         test_seed: Decides the test split, so that it stays the same for all seeds of a run.
+        rare: Classes with fewer rows than this, outside what the source fixes, are trained on and cut into no other part.
 
     A part that would be empty, and a class with too few rows for its share, are a DataError.
     """
     seed, test_seed = seed_of(seed, "split"), seed_of(test_seed, "split: test")
-    strata = source.strata
-    test_rows = source.test_rows
+    strata, test_rows, named = source.strata, source.test_rows, source.query_rows
+    fixed = torch.cat([part for part in (test_rows, named) if part is not None] or [torch.empty(0, dtype=torch.int64)])
+    common = torch.bincount(strata[rows_without(len(source), fixed)], minlength=len(source.strata_names)) >= rare
+
+    def cuttable(rows: Tensor) -> Tensor:
+        return rows[common[strata[rows]]]
+
     if test_rows is None:
-        free = rows_without(len(source), source.query_rows)
+        free = cuttable(rows_without(len(source), named))
         test_rows = _stratified(source, free, strata, _size(test, len(source), "test"), "test", test_seed)
-    named = source.query_rows
-    taken = test_rows if named is None else torch.cat([test_rows, named])
-    training = rows_without(len(source), taken)
-    held = _stratified(source, training, strata, _size(validation, len(training), "validation"), "validation", seed)
+    training = rows_without(len(source), test_rows if named is None else torch.cat([test_rows, named]))
+    wanted = _size(validation, len(training), "validation")
+    held = _stratified(source, cuttable(training), strata, wanted, "validation", seed)
     rest = training[~torch.isin(training, held)]
-    chosen = named if named is not None else _balanced(source, rest, strata, _size(query, len(training), "query"), seed)
+    if named is None:
+        size = _size(query, len(training), "query")
+        chosen = _balanced(source, cuttable(rest), strata, common.nonzero().flatten(), size, seed)
+    else:
+        chosen = named
     parts = (rest[~torch.isin(rest, chosen)], chosen, held, test_rows)
     return Splits(*(part.sort().values for part in parts))
 
@@ -106,8 +116,8 @@ def _stratified(source: Source, rows: Tensor, strata: Tensor, count: int, part: 
     if len(small):
         label = int(small[0])
         raise DataError(
-            f"{source.name}: class '{source.strata_names[label]}' has 1 row where 2 are needed to cut off {part}; "
-            "add rows or drop it."
+            f"{source.name}: class '{source.strata_names[label]}' has 1 row where 2 are needed to cut off {part}; add rows, drop "
+            "it, or set rare=10 to train on classes with fewer than 10 rows and cut nothing off them."
         )
     present = int((sizes > 0).sum())
     if min(count, len(rows) - count) < present:
@@ -119,25 +129,26 @@ def _stratified(source: Source, rows: Tensor, strata: Tensor, count: int, part: 
     return torch.from_numpy(cut)
 
 
-def _balanced(source: Source, rows: Tensor, strata: Tensor, count: int, seed: int) -> Tensor:
-    """`count` of the rows, every class equally often; which classes give one more is drawn.
+def _balanced(source: Source, rows: Tensor, strata: Tensor, classes: Tensor, count: int, seed: int) -> Tensor:
+    """`count` of the rows, every one of the classes equally often; which give one more is drawn.
 
     Raises:
         DataError: There are too few rows, in all or of a class.
     """
     if count >= len(rows):
         raise DataError(f"{source.name}: query={count} leaves nothing of the {len(rows)} training rows; ask for fewer.")
-    generator, classes = generator_for(seed, 1), len(source.strata_names)
-    wanted = torch.full((classes,), count // classes)
-    wanted[torch.randperm(classes, generator=generator)[: count % classes]] += 1
+    generator, shares = generator_for(seed, 1), len(classes)
+    wanted = torch.full((shares,), count // shares)
+    wanted[torch.randperm(shares, generator=generator)[: count % shares]] += 1
     mixed = rows[torch.randperm(len(rows), generator=generator)]
     chosen = []
-    for label, need in enumerate(wanted.tolist()):
+    for label, need in zip(classes.tolist(), wanted.tolist(), strict=True):
         own = mixed[strata[mixed] == label]
         if need >= len(own) and need:
             raise DataError(
                 f"{source.name}: class '{source.strata_names[label]}' has {len(own)} training rows, too few to give {need} to a "
-                f"balanced query set of {count} and keep one; ask for fewer with query=..., or add rows."
+                f"balanced query set of {count} and keep one; ask for fewer with query=..., add rows, or set rare=... to cut "
+                "nothing off classes of few rows."
             )
         chosen.append(own[:need])
     return torch.cat(chosen)

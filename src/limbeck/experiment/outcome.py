@@ -23,7 +23,7 @@ from limbeck.experiment.arms import Arm
 from limbeck.experiment.measuring import label_columns, opinion, rows_together
 from limbeck.experiment.ready import Ready, answering, cost_of, gives_logits
 from limbeck.experiment.recipe import Parts, Recipe
-from limbeck.experiment.seeded import Seeded
+from limbeck.experiment.seeded import Seeded, doubts_about_queries
 from limbeck.experiment.unit import Unit, scored
 from limbeck.influence.scores import score
 from limbeck.teachers.marks import digest_of
@@ -315,11 +315,8 @@ def _warnings(recipe: Recipe, parts: Parts, done: list[Done], main: Arm, events:
             "The teacher was not trained in this run and the test split was cut here: if it was trained on these rows, "
             "all distilled students look too good."
         )
-    if parts.data.truth is None and main.weighting().needs_queries:
-        said.append("The query set has the labels as given: influence is only as good as they are; give a trusted query set.")
-    size = done[0].data.splits.counts["query"]
-    if main.weighting().needs_queries and size < 100:
-        said.append(f"The query set has {size} samples; 200 or more give steadier weights.")
+    if main.weighting().needs_queries:
+        said += doubts_about_queries(parts.data, done[0].data)
     if recipe.seeds == 1:
         said.append("One seed cannot tell an effect from chance; take at least 3.")
     if any(event["arm"] == main.name for event in events):

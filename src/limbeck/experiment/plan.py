@@ -17,7 +17,7 @@ from limbeck.experiment.arms import Arm
 from limbeck.experiment.progress import Silent
 from limbeck.experiment.ready import as_teacher, cost_of, spoken_cost
 from limbeck.experiment.recipe import Parts, Recipe
-from limbeck.experiment.seeded import Seeded
+from limbeck.experiment.seeded import Seeded, doubts_about_queries
 from limbeck.experiment.unit import Worker
 
 INFLUENCE_SHARE = 1.0
@@ -75,6 +75,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"steps      {recipe.seeds} seeds x ({teacher_steps} for the teacher + {count} x {student_steps} for the students)",
         f"memory     about {memory / 2**20:.0f} MB a step beside the data",
         f"time       about {_spoken(seconds)} ({1000 * step_s:.1f} ms a plain step here and now)",
+        *(f"note       {doubt}" for doubt in (doubts_about_queries(parts.data, data) if weighted else ())),
     )
     return Plan(lines, seconds, memory)
 

@@ -106,6 +106,7 @@ class Recipe(BaseModel):
         query: Samples of the query set.
         validation: Share of the training part that is held out to look at.
         test: Share of all samples that is held out for the figures.
+        rare: Classes with fewer rows than this are trained on and cut into no other split.
         query_in_training: Let the main arm train on the query set too.
         clip: Largest norm of the gradient; None for none.
         accumulate: Parts that each batch is cut into to save memory; the step stays the same.
@@ -145,6 +146,7 @@ class Recipe(BaseModel):
     query: Count = 200
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    rare: Annotated[int, Field(ge=0)] = 0
     query_in_training: bool = False
     clip: Annotated[float, Field(gt=0)] | None = None
     accumulate: Count = 1

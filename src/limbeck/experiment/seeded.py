@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.data.loader import Loader, whole
+from limbeck.data.source import Source
 from limbeck.data.splits import Splits, split
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.models.spec import DataSpec
@@ -43,7 +44,8 @@ class Seeded:
 def seeded(recipe: Recipe, parts: Parts, seed: int) -> Seeded:
     """Cut the data for one seed. Query, validation and test carry true labels where they are known."""
     source = parts.data
-    splits = split(source, seed=seed, query=recipe.query, validation=recipe.validation, test=recipe.test, test_seed=recipe.seed)
+    sizes = {"query": recipe.query, "validation": recipe.validation, "test": recipe.test}
+    splits = split(source, seed=seed, test_seed=recipe.seed, rare=recipe.rare, **sizes)
     trusted = source.labels if source.truth is None else source.truth
     labels = source.labels.clone()
     labels[splits.query] = trusted[splits.query]
@@ -57,6 +59,26 @@ def seeded(recipe: Recipe, parts: Parts, seed: int) -> Seeded:
         clean=source.right(labels),
         spec=DataSpec(source.kind, tuple(source.input_shape), source.outputs, source.vocabulary),
     )
+
+
+def doubts_about_queries(source: Source, data: Seeded) -> list[str]:
+    """What a reader should know of the query set, where weights come of it."""
+    said = []
+    if source.truth is None:
+        said.append("The query set has the labels as given: influence is only as good as they are; give a trusted query set.")
+    strata, size = source.strata, len(data.splits.query)
+    trained = set(strata[data.splits.train].tolist())
+    missing = trained - set(strata[data.splits.query].tolist())
+    if missing:
+        what = "domains" if source.kind == "language" else "classes"
+        advice = f"; ask for {len(trained)} or more" if size < len(trained) else ""
+        said.append(
+            f"The query set of {size} has no sample of {len(missing)} of the {len(source.strata_names)} {what}: samples of those "
+            f"are weighed by what they do to the others{advice}."
+        )
+    elif size < 100:
+        said.append(f"The query set has {size} samples; 200 or more give steadier weights.")
+    return said
 
 
 def given_teacher(parts: Parts, spec: DataSpec) -> nn.Module:
