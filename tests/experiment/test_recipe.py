@@ -103,6 +103,13 @@ def test_build_makes_the_parts() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"lr": 0.1}, "a recipe has no key 'lr'; it is an argument: write optimizer: SGD(lr=...)."),
+        ({"learning_rate": 0.1}, "write optimizer: SGD(lr=...)."),
+        ({"student": "resnet18"}, "there is no model called 'resnet18'; did you mean Torchvision(\"resnet18\")?"),
+        ({"student": "torchvision:resnet18"}, "can't read 'torchvision:resnet18'; did you mean Torchvision(\"resnet18\")?"),
+        ({"objective": "KD(T=4) + (CE()"}, "objective: can't read 'KD(T=4) + (CE()': '(' was never closed."),
+        ({"objective": "KD(T=4))"}, "objective: can't read 'KD(T=4))': unmatched ')'."),
+        ({"optimizer": "0.1"}, "optimizer: expected an optimizer such as"),
         ({"epoch": 3}, "a recipe has no key 'epoch'; did you mean 'epochs'?"),
         ({"data": ...}, "recipe: data is missing"),
         ({"epochs": ...}, "recipe: epochs is missing; add a line `epochs: ...`."),

@@ -35,6 +35,7 @@ class Names:
         inner: The same for what stands inside the brackets of another; None takes `makers`.
         hint: Where to see all names: "`limbeck list terms` shows all".
         elsewhere: What a name is, when it is known but has no place here: {"EKFAC": "solver"}.
+        suggest: What may have been meant by an unknown name, `; did you mean ...?`, or an empty text.
     """
 
     what: str
@@ -42,10 +43,15 @@ class Names:
     inner: Mapping[str, Maker] | None = None
     hint: str = ""
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+    suggest: Callable[[str], str] | None = None
+
+    def meant(self, name: str) -> str:
+        """What may have been meant by an unknown name, as `nearest` says it."""
+        return (self.suggest(name) if self.suggest else "") or nearest(name, self.makers)
 
     def inside(self) -> "Names":
         """The names that may stand in an argument."""
-        return self if self.inner is None else Names("argument", self.inner, None, self.hint, self.elsewhere)
+        return self if self.inner is None else Names("argument", self.inner, None, self.hint, self.elsewhere, self.suggest)
 
 
 @dataclass(frozen=True)
@@ -132,11 +138,13 @@ def parse(text: str, names: Names, *, key: str, allow_python: bool = False) -> E
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tokenizer's advice on odd literals; what is odd is refused below
             tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UsageError(f"{key}: can't read {shown(text)}; write it like a call, {_example(names)}.") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        hint = _why(error) or (names.suggest(text.rpartition(":")[2]) if names.suggest else "")
+        end = hint or f"; write it like a call, {_example(names)}"
+        raise UsageError(sentence(f"{key}: can't read {shown(text)}{end}")) from None
     result = _Reader(key, text, allow_python).expression(tree.body, names, 0)
     if not isinstance(result, Call | Combined):
-        raise UsageError(f"{key}: expected a {names.what} such as {_example(names)}, got {shown(text)}.")
+        raise UsageError(f"{key}: expected {_a(names.what)} such as {_example(names)}, got {shown(text)}.")
     return result
 
 
@@ -163,6 +171,17 @@ def sentence(text: str) -> str:
 def shown(text: str) -> str:
     """The text in quotes on one line, cut where it is long."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with brackets and quotation marks, which Python's grammar can tell; all else is of no help here."""
+    said = str(error.msg).partition(" (")[0] if isinstance(error, SyntaxError) else ""
+    telling = ("was never closed", "unmatched", "does not match", "unterminated string")
+    return f": {said}" if any(words in said for words in telling) else ""
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _example(names: Names) -> str:
@@ -262,8 +281,9 @@ class _Reader:
         if name in names.makers:
             return names.makers[name]
         if name in names.elsewhere:
-            raise self.refuse(f"{name} is a {names.elsewhere[name]}; expected a {names.what} such as {_example(names)}")
-        near = nearest(name, names.makers)
+            is_a, wanted = _a(names.elsewhere[name]), _a(names.what)
+            raise self.refuse(f"{name} is {is_a}; expected {wanted} such as {_example(names)}")
+        near = names.meant(name)
         hint = f"{' ' if near else '; '}{names.hint}" if names.hint else ""
         raise self.refuse(f"there is no {names.what} called {shown(name)}{near}{hint}")
 

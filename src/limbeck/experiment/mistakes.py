@@ -1,6 +1,8 @@
-"""A recipe's wrong values in words: one sentence in place of pydantic's own report."""
+"""A recipe's mistakes in words: one sentence in place of pydantic's own report, and what may have been meant."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
 
 from pydantic import ValidationError
 
@@ -22,6 +24,38 @@ WORDS: Mapping[str, str] = {
     "less_than_equal": "must be at most {le:g}",
     "literal_error": "must be one of {expected}",
 }
+
+
+SYNONYMS: Mapping[str, str] = {"learning_rate": "lr", "temperature": "T"}
+"""Arguments by the names that others give them."""
+
+
+def as_argument(word: str, makers: Mapping[str, Callable[..., object]]) -> str:
+    """`; it is an argument, ...` where a word that is no key is one of these constructors' arguments, or an empty text.
+
+    Args:
+        word: What was given as a key.
+        makers: A constructor for each key, the first that takes the word is named.
+    """
+    word = SYNONYMS.get(word, word)
+    for key, maker in makers.items():
+        if word in inspect.signature(maker).parameters:
+            return f"; it is an argument: write {key}: {maker.__name__}({word}=...)."
+    return ""
+
+
+def in_a_collection(name: str) -> str:
+    """`; did you mean Torchvision("resnet18")?` where a collection of models has one of that name, or an empty text."""
+    wanted = name.strip("\"'() ").lower()
+    try:
+        models = import_module("torchvision.models")
+        if wanted in models.list_models(module=models):
+            return f'; did you mean Torchvision("{wanted}")?'
+        if import_module("timm").is_model(wanted):
+            return f'; did you mean Timm("{wanted}")?'
+    except ImportError:
+        pass
+    return ""
 
 
 def in_words(error: ValidationError) -> str:

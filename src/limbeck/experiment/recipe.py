@@ -16,7 +16,7 @@ from limbeck import catalogue
 from limbeck.core.errors import UsageError, nearest
 from limbeck.experiment import recipe_text
 from limbeck.experiment.expressions import Expression, Names, apart, parse
-from limbeck.experiment.mistakes import in_words
+from limbeck.experiment.mistakes import as_argument, in_a_collection, in_words
 
 if TYPE_CHECKING:
     from limbeck.core.objective import Objective
@@ -45,6 +45,8 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
     "transform": ("transforms",),
 }
 """The keys whose values are expressions, `assistants` a list of them: what each takes, then what may stand in its brackets."""
+EXAMPLES = {"optimizer": "SGD", "objective": "KD", "weighting": "InfluenceWeighting", "data": "Digits", "student": "MLP"}
+"""What stands for a key where an argument is written in the place of one."""
 ALSO: Mapping[str, tuple[catalogue.Kind, ...]] = {"teacher": ("teachers",)}
 """Further kinds that a key takes."""
 
@@ -371,7 +373,8 @@ def known(key: str) -> str:
         UsageError: A recipe has no such key.
     """
     if key not in Recipe.model_fields:
-        near = nearest(key, Recipe.model_fields) or f"; it has {', '.join(Recipe.model_fields)}."
+        makers = {name: catalogue.Makers(EXPRESSIONS[name][0])[example] for name, example in EXAMPLES.items()}
+        near = as_argument(key, makers) or nearest(key, Recipe.model_fields) or f"; it has {', '.join(Recipe.model_fields)}."
         raise UsageError(f"a recipe has no key '{key}'{near}")
     return key
 
@@ -385,6 +388,7 @@ def names_for(key: str) -> Names:
         inner=catalogue.Makers(own, *others),
         hint=f"`limbeck list {own}` shows all",
         elsewhere={row.name: catalogue.WORDS[row.kind] for row in catalogue.everything()},
+        suggest=in_a_collection if own == "models" else None,
     )
 
 
