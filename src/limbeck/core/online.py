@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -25,7 +26,7 @@ def hub(asked: bool = True) -> Iterator[str]:
     if constants is None or _reached(host := urlsplit(constants.ENDPOINT).hostname or ""):
         yield ""
         return
-    switches = [constants, *(sys.modules[name] for name in ("datasets.config",) if name in sys.modules)]
+    switches: list[Any] = [constants, *(sys.modules[name] for name in ("datasets.config",) if name in sys.modules)]
     before = [module.HF_HUB_OFFLINE for module in switches]
     for module in switches:
         module.HF_HUB_OFFLINE = True
