@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -74,6 +75,26 @@ def test_wakd_is_the_arithmetic_mean_of_all_weights_from_its_start(start: int) -
     assert_close({f"student.{name}": part.detach() for name, part in kept.items()}, wanted)
 
 
+@pytest.mark.parametrize("shift", [0, 1])
+def test_wakd_with_looks_keeps_the_mean_that_did_best_on_validation_samples(shift: int) -> None:
+    """Against a slow twin that evaluates the mean of every look; with wrong labels the loss rises, with right ones it falls."""
+    queries, losses = next(loader().epoch(0)), []
+    queries = replace(queries, targets=(queries.targets + shift) % 3)
+    way, average = Way(), WAKD(1, every=3, validation=queries)
+    train(way, average, steps=14)
+    for last in (4, 7, 10, 13):
+        mean = mean_of(way.seen[1:last])
+        model = net()
+        model.load_state_dict({name.removeprefix("student.model."): part for name, part in mean.items()})
+        losses.append((nn.functional.cross_entropy(model(queries.inputs), queries.targets).item(), last))
+    _, best = min(losses)
+    assert best == (4 if shift else 13)
+    assert_close(average.weights(), mean_of(way.seen[1:best]))
+    assert repr(average) == "WAKD(start=1, every=3)"
+    with pytest.raises(UsageError, match="every=6 after start=4 is beyond the 9 steps"):
+        WAKD(4, every=6).begin(9, queries)
+
+
 def fake(values: list[float], average: Average) -> None:
     """Have the average see a student of one weight that takes these values."""
     model = nn.Linear(1, 2, bias=False)
@@ -99,7 +120,7 @@ def test_a_constant_course_is_its_own_mean() -> None:
         assert_close(found, torch.full((2, 1), 0.7))
 
 
-@pytest.mark.parametrize("make", [lambda: WAKD(2), lambda: WeightEMA(0.9), lambda: SWAD(2, patience=1, tolerance=1)])
+@pytest.mark.parametrize("make", [lambda: WAKD(2, every=2), lambda: WeightEMA(0.9), lambda: SWAD(2, patience=1, tolerance=1)])
 def test_the_training_does_not_notice_and_the_average_has_no_gradient(make: type[WAKD]) -> None:
     average = make()
     watched, plain = train(average), train()
@@ -145,7 +166,7 @@ def test_parts_of_terms_that_inference_keeps_are_averaged_too() -> None:
     assert_close(average.averaged(made).model[2].teacher.weight.detach(), wanted)
 
 
-@pytest.mark.parametrize("make", [lambda: WAKD(2), lambda: WeightEMA(0.9), lambda: SWAD(2, patience=1, tolerance=2)])
+@pytest.mark.parametrize("make", [lambda: WAKD(2, every=2), lambda: WeightEMA(0.9), lambda: SWAD(2, patience=1, tolerance=2)])
 def test_it_is_resumed_exactly(make: type[WAKD], tmp_path: Path) -> None:
     whole, first, second = make(), make(), make()
     train(whole)

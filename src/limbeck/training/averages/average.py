@@ -9,11 +9,13 @@ from torch.optim.swa_utils import update_bn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
+from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.influence.restoring import modes_restored
 from limbeck.training.callback import Callback
+from limbeck.training.training import Training
 
 Weights = dict[str, Tensor]
 """Parameters by name, detached; what the distiller trains: the student and the terms' own parts."""
@@ -30,10 +32,36 @@ def moved(mean: Weights, new: Weights, share: float) -> Weights:
     return {name: part + share * (new[name] - part) for name, part in mean.items()}
 
 
+@torch.no_grad()
+def put(weights: Weights, distiller: Distiller) -> None:
+    """Put these weights in the place of the distiller's own."""
+    for name, part in distiller.named_parameters():
+        if name in weights:
+            part.copy_(weights[name])
+
+
 def twin(distiller: Distiller) -> Distiller:
     """A copy of what is trained, the student and the terms' own parts; all else is shared with the original."""
     shared = (distiller.teacher, distiller.weighting, distiller.balancer)
     return deepcopy(distiller, {id(part): part for part in shared})
+
+
+def looked_at(training: Training, validation: Batch | None, who: str) -> Batch:
+    """What a validation loss is taken on: these samples, or the query set where there are none.
+
+    Raises:
+        UsageError: There is neither.
+    """
+    batch = training.queries if validation is None else validation
+    if batch is None or not len(batch):
+        raise UsageError(f"{who}: needs validation samples; pass validation=..., or queries=... to fit.")
+    return batch.to(training.engine.device)
+
+
+def validation_loss(distiller: Distiller, batch: Batch) -> float:
+    """The mean label loss of the net that would be kept."""
+    with modes_restored(distiller.student, training=False), torch.no_grad():
+        return float(distiller.task().query_loss(distiller.student, batch).double().mean())
 
 
 class Average(Callback):
@@ -64,10 +92,7 @@ class Average(Callback):
         mean = self.weights()
         if mean is None:
             return
-        with torch.no_grad():
-            for name, part in distiller.named_parameters():
-                if name in mean:
-                    part.copy_(mean[name])
+        put(mean, distiller)
         if loader is not None:
             device, passes = next(distiller.student.parameters()).device, _Passes(distiller)
             with modes_restored(passes, training=True), torch.random.fork_rng():

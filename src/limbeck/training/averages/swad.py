@@ -3,13 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
-import torch
-
 from limbeck.core.batch import Batch
 from limbeck.core.checks import positive, whole
 from limbeck.core.errors import UsageError
-from limbeck.influence.restoring import modes_restored
-from limbeck.training.averages.average import Average, Weights, moved, weights_of
+from limbeck.training.averages.average import Average, Weights, looked_at, moved, validation_loss, weights_of
 from limbeck.training.training import Record, Training
 
 
@@ -127,22 +124,13 @@ class SWAD(Average):
             )
 
     def after_step(self, training: Training, record: Record) -> None:
-        """Take the student's weights in; at the end of a segment, its loss.
-
-        Raises:
-            UsageError: There are no validation samples.
-        """
-        batch = training.queries if self.validation is None else self.validation
-        if batch is None or not len(batch):
-            raise UsageError("SWAD: needs validation samples; pass validation=..., or queries=... to fit.")
+        """Take the student's weights in; at the end of a segment, its loss."""
+        batch = looked_at(training, self.validation, "SWAD")
         self.count += 1
         new = weights_of(training.distiller)
         self.segment = new if self.segment is None else moved(self.segment, new, 1 / self.count)
         if self.count == self.every:
-            student = training.distiller.student
-            with modes_restored(student, training=False), torch.no_grad():
-                loss = float(training.distiller.task().query_loss(student, batch.to(training.engine.device)).double().mean())
-            self.valley.add(loss, self.segment)
+            self.valley.add(validation_loss(training.distiller, batch), self.segment)
             self.count, self.segment = 0, None
 
     def weights(self) -> Weights | None:
