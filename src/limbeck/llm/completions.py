@@ -12,6 +12,7 @@ from limbeck.core.cached import Cached
 from limbeck.core.checks import whole
 from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective
+from limbeck.core.written import Writes
 from limbeck.data.loader import Loader
 from limbeck.data.seeding import generator_for
 from limbeck.influence.restoring import evaluating
@@ -116,7 +117,7 @@ class Completions:
                 "out what adds them."
             )
 
-    def write(self, model: Model, batch: Batch, loader: Loader, step: int) -> Batch:
+    def write(self, model: Model | Writes, batch: Batch, loader: Loader, step: int) -> Batch:
         """The batch with completions of the model; drawn by (seed of the loader, step, identity of the sample)."""
         width, mask, tokens, known = batch.inputs.shape[1], batch.mask, loader.source.tokenizer, self.prompts(batch)
         pad = 0 if tokens is None else tokens.pad
@@ -149,7 +150,7 @@ class Completions:
         """The batch with the student's completions, as it stands, in evaluation mode."""
         student = training.distiller.student.model
         with evaluating(student), training.engine.autocast():
-            return self.write(_asked(training.distiller.student, student), batch, loader, training.number)
+            return self.write(asked(training.distiller.student, student), batch, loader, training.number)
 
     def by_teacher(self, training: Training, batch: Batch, loader: Loader) -> Batch:
         """The batch with the teacher's completions."""
@@ -157,11 +158,13 @@ class Completions:
         assert teacher is not None
         inner = teacher.tapped.model if isinstance(teacher, Single) else None
         with training.engine.autocast():
-            return self.write(_asked(teacher, inner), batch, loader, training.number)
+            return self.write(asked(teacher, inner), batch, loader, training.number)
 
 
-def _asked(net: nn.Module, inner: object) -> Model:
-    """What answers token ids with logits: the model inside, where it has a cache of what it has read, else the net itself."""
+def asked(net: nn.Module, inner: object) -> Model | Writes:
+    """Who writes: the net, where it writes whole completions; the model inside, where it has a cache; else the net, by logits."""
+    if isinstance(net, Writes):
+        return net
     if isinstance(inner, Cached):
         return cast("Model", inner)
 

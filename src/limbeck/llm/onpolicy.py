@@ -6,6 +6,7 @@ from typing import Any, final
 from limbeck.core.batch import Batch
 from limbeck.core.checks import fraction, one_of
 from limbeck.core.errors import UsageError
+from limbeck.core.written import Writes
 from limbeck.data.loader import Loader
 from limbeck.llm.completions import Completions, chance
 from limbeck.training.training import Record, Training
@@ -70,8 +71,8 @@ class OnPolicy:
         always = self.share == 1 and self.end in (None, 1)
         self.completions.check(training, loader, own=self.source == "student", always=always)
         teacher = training.distiller.teacher
-        if self.source == "teacher" and (teacher is None or "logits" not in teacher.offers):
-            raise UsageError("OnPolicy: a teacher that writes must give all logits; pass teacher=Single(model).")
+        if self.source == "teacher" and not isinstance(teacher, Writes) and (teacher is None or "logits" not in teacher.offers):
+            raise UsageError("OnPolicy: a teacher that writes must give all logits or be served; pass teacher=Single(model).")
         self.loader, self.written = loader, 0
 
     def __call__(self, training: Training, batch: Batch) -> Record:

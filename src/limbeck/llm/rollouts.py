@@ -1,6 +1,7 @@
 """Completions that a causal model writes itself, row by row reproducible."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast, final
 
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from limbeck.core.cached import Cache, Cached
 from limbeck.core.checks import not_negative, positive, whole
-from limbeck.core.errors import ShapeError, UsageError
+from limbeck.core.errors import RunError, ShapeError, UsageError
+from limbeck.core.written import Wanted, Writes
 from limbeck.functional.divergences import log_softmax
 
 Model = Callable[[Tensor], Tensor]
@@ -33,7 +35,7 @@ class Rollout:
 
 @torch.no_grad()
 def generate(
-    model: Model,
+    model: Model | Writes,
     prompts: Tensor,
     known: Tensor,
     *,
@@ -49,7 +51,8 @@ def generate(
 
     Every row draws from a generator of its own, so that what is written behind a prompt does not depend on the other rows. A
     model with a cache (`Cached`: GPT, HFModel) reads every token once. Any other causal callable will do too: it is asked for
-    the whole prefix at every token, which gives the same.
+    the whole prefix at every token, which gives the same. Whoever writes whole completions (`Writes`: Served) is asked for one
+    per row, with a seed from the row's generator.
 
     Args:
         model: The model, in evaluation mode.
@@ -66,9 +69,16 @@ def generate(
     Raises:
         UsageError: A value is out of its range, or generators are missing.
         ShapeError: A prompt is empty or longer than its row.
+        RunError: A server cannot be reached, or wrote tokens beyond `vocabulary`.
     """
     check_drawing(temperature, top_p, "generate")
     most = _most(prompts, known, length)
+    _check_generators(generators, most, temperature)
+    if isinstance(model, Writes):
+        seeds = _seeds(generators, len(known), temperature)
+        asking = zip(prompts.tolist(), known.tolist(), most.tolist(), seeds, strict=True)
+        wanted = [Wanted(tuple(row[:count]), room, temperature, top_p, seed, eos) for row, count, room, seed in asking]
+        return _completed(model, wanted, _laid_out(prompts, known, most, pad), known, vocabulary)
     draws = _draws(generators, most, temperature)
     ids, ends = _laid_out(prompts, known, most, pad), known + most
     written, log_probs = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=ids.device)
@@ -148,6 +158,27 @@ def pick(log_p: Tensor, uniform: Tensor | None, temperature: float = 1.0, top_p:
     return order.gather(-1, place.unsqueeze(-1)).squeeze(-1)
 
 
+def _completed(writer: Writes, wanted: list[Wanted], ids: Tensor, known: Tensor, vocabulary: int | None) -> Rollout:
+    """What somebody else writes, put behind the prompts.
+
+    Raises:
+        RunError: It wrote tokens that are not known here.
+    """
+    with ThreadPoolExecutor(writer.together) as pool:
+        found = list(pool.map(writer.complete, wanted))
+    written, log_probs = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(ids.shape, device=ids.device)
+    for row, (tokens, values) in enumerate(found):
+        if vocabulary is not None and max(tokens) >= vocabulary:
+            raise RunError(
+                f"generate: {writer!r} wrote token {max(tokens)}, but the data's tokenizer has {vocabulary}; serve a model with "
+                "the same tokenizer."
+            )
+        place = slice(int(known[row]), int(known[row]) + len(tokens))
+        ids[row, place], written[row, place] = torch.tensor(tokens).to(ids), True
+        log_probs[row, place] = torch.tensor(values).to(log_probs)
+    return Rollout(ids, written, log_probs)
+
+
 def check_drawing(temperature: float, top_p: float, who: str) -> None:
     """See that these can be drawn with.
 
@@ -184,17 +215,28 @@ def _laid_out(prompts: Tensor, known: Tensor, most: Tensor, pad: int) -> Tensor:
     return ids
 
 
-def _draws(generators: Sequence[torch.Generator] | None, most: Tensor, temperature: float) -> Tensor | None:
-    """A uniform number for every token that may be written, [B, length], the first ones the same for every length.
+def _check_generators(generators: Sequence[torch.Generator] | None, most: Tensor, temperature: float) -> None:
+    """See that there is a generator for each row, where one is needed.
 
     Raises:
-        UsageError: There is not one generator for each row.
+        UsageError: There is not.
     """
-    if temperature == 0:
-        return None
-    if generators is None or len(generators) != len(most):
+    if temperature > 0 and (generators is None or len(generators) != len(most)):
         came = "none" if generators is None else str(len(generators))
         raise UsageError(f"generate: drawing needs a generator for each of {len(most)} rows, got {came}; or take temperature=0.")
+
+
+def _seeds(generators: Sequence[torch.Generator] | None, rows: int, temperature: float) -> list[int | None]:
+    """A seed for every row; none where nothing is drawn."""
+    if temperature == 0 or generators is None:
+        return [None] * rows
+    return [int(torch.randint(2**31, (), generator=own)) for own in generators]
+
+
+def _draws(generators: Sequence[torch.Generator] | None, most: Tensor, temperature: float) -> Tensor | None:
+    """A uniform number for every token that may be written, [B, length], the first ones the same for every length."""
+    if temperature == 0 or generators is None:
+        return None
     longest = int(most.max()) if len(most) else 0
     draws = [torch.rand(longest, generator=own, dtype=torch.float64) for own in generators]
     return torch.stack(draws).to(most.device) if draws else None

@@ -5,7 +5,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from typing import Any, final
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from limbeck.core.checks import positive, whole
 from limbeck.core.errors import RunError, ShapeError, UsageError
 from limbeck.core.outputs import Outputs
 from limbeck.core.topk import TopK
+from limbeck.core.written import Wanted
 from limbeck.teachers.teacher import Teacher
 
 PREFIX = "token_id:"
@@ -50,7 +51,7 @@ class Served(Teacher):
         classes: The size of the vocabulary; None where it is not known.
         timeout_s: Patience with one answer, in seconds, > 0.
         retries: How often a request that failed on the way, or with status 429 or 5xx, is sent again, >= 0.
-        together: Samples per request, >= 1.
+        together: Samples per request, >= 1; completions, which are sent one by one, so many at once.
         key_variable: The environment variable that holds the server's key; the key itself stands in no recipe.
 
     Raises:
@@ -111,6 +112,44 @@ class Served(Teacher):
         sparse = TopK(ids.to(device), log_probs.to(device), tail.to(device), 1.0, self.classes)
         return Outputs(sparse.log_probs[..., :0], sparse=sparse)
 
+    def complete(self, wanted: Wanted) -> tuple[list[int], list[float]]:
+        """The server's completion of a prompt: its tokens, and the log-probability of each, as the server gives it.
+
+        vLLM draws by the seed that is sent, and gives log-probabilities at temperature 1 unless it is told otherwise
+        (--logprobs-mode). A server that leaves out the token that ends a text gives completions without one.
+
+        Raises:
+            RunError: The server cannot be reached, or its answer cannot be used.
+        """
+        answer = self._send(
+            {
+                "model": self.model,
+                "prompt": list(wanted.prompt),
+                "max_tokens": wanted.length,
+                "temperature": wanted.temperature,
+                "top_p": wanted.top_p,
+                "logprobs": 1,
+                "return_tokens_as_token_ids": True,
+                **({} if wanted.seed is None else {"seed": wanted.seed}),
+                **({"ignore_eos": True} if wanted.eos is None else {"stop_token_ids": [wanted.eos]}),
+            }
+        )
+        try:
+            found = answer["choices"][0]["logprobs"]
+            ids, log_probs = _ids(found["tokens"]), [float(value) for value in found["token_logprobs"]]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise RunError(
+                f"Served: the server's answer has no usable completion ({type(error).__name__}); it must give the "
+                "log-probabilities of what it writes, as vLLM does."
+            ) from error
+        fits = 0 < len(ids) <= wanted.length and len(ids) == len(log_probs) and all(value <= 1e-3 for value in log_probs)
+        if not fits or (self.classes is not None and max(ids) >= self.classes):
+            raise RunError(
+                f"Served: the server wrote {len(ids)} tokens with {len(log_probs)} log-probabilities where 1 to "
+                f"{wanted.length} of this vocabulary were asked for; look at the server's model."
+            )
+        return ids, log_probs
+
     def _ask(self, prompts: list[list[int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The top k after every token of these prompts.
 
@@ -150,12 +189,10 @@ class Served(Teacher):
             RunError: Tokens are strings, or too few, or no log-probabilities.
         """
         rows = [sorted(position.items(), key=lambda item: -item[1])[: self.k] for position in table]
-        names = [name for row in rows for name, _ in row]
-        if not all(name.startswith(PREFIX) and name[len(PREFIX) :].isdecimal() for name in names):
-            raise RunError("Served: the server names tokens by strings; it must take return_tokens_as_token_ids like vLLM.")
+        named = _ids([name for row in rows for name, _ in row])
         if any(len(row) < self.k for row in rows):
             raise RunError(f"Served: the server gave {min(map(len, rows))} of {self.k} tokens at a position; lower k.")
-        ids = torch.tensor([int(name[len(PREFIX) :]) for name in names]).view(len(rows), self.k)
+        ids = torch.tensor(named).view(len(rows), self.k)
         log_probs = torch.tensor([value for row in rows for _, value in row], dtype=torch.float64).view(len(rows), self.k)
         known = log_probs.logsumexp(-1)
         if not bool((known <= 1e-3).all()) or (self.classes is not None and int(ids.max()) >= self.classes):
@@ -217,6 +254,17 @@ class Served(Teacher):
 
     def __repr__(self) -> str:
         return f"Served({self.extra_repr()})"
+
+
+def _ids(names: Sequence[str]) -> list[int]:
+    """The tokens of these names.
+
+    Raises:
+        RunError: They are strings, and two tokens may be spelt alike.
+    """
+    if not all(name.startswith(PREFIX) and name[len(PREFIX) :].isdecimal() for name in names):
+        raise RunError("Served: the server names tokens by strings; it must take return_tokens_as_token_ids like vLLM.")
+    return [int(name[len(PREFIX) :]) for name in names]
 
 
 def _prompts(inputs: Tensor, mask: Tensor | None) -> list[list[int]]:

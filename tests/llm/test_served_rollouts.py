@@ -1,0 +1,99 @@
+"""Completions by a server: the same seam as a model at hand, against a small server on the loopback that the test starts."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from limbeck.core.errors import RunError
+from limbeck.core.written import Writes
+from limbeck.data.seeding import generator_for
+from limbeck.llm.completions import asked
+from limbeck.llm.rollouts import Rollout, generate
+from limbeck.models.gpt import CausalTransformer
+from support.served_makers import impatient, serving
+
+VOCABULARY, EOS, PAD = 11, 3, 10
+PROMPTS = torch.tensor([[1, 2, 4, 0], [5, 0, 0, 0], [7, 6, 0, 0]])
+KNOWN, ROOM = torch.tensor([3, 1, 2]), torch.tensor([9, 4, 2])
+
+
+def gpt() -> CausalTransformer:
+    torch.manual_seed(0)
+    return CausalTransformer(8, 1, 2, 0.0, length=32, vocabulary=VOCABULARY, tied=False).eval()
+
+
+NET = gpt()
+"""Made once: the server's threads must not seed one another's."""
+
+
+def spoken(request: dict[str, Any]) -> dict[str, Any]:
+    """What a server with the tests' GPT behind it writes: one prompt a request, drawn by its seed."""
+    prompt = torch.tensor([request["prompt"]])
+    draws = None if "seed" not in request else [torch.Generator().manual_seed(request["seed"])]
+    ending = None if request.get("ignore_eos") else request["stop_token_ids"][0]
+    wrote = generate(
+        NET,
+        prompt,
+        torch.tensor([prompt.shape[1]]),
+        length=request["max_tokens"],
+        generators=draws,
+        temperature=request["temperature"],
+        top_p=request["top_p"],
+        eos=ending,
+    )
+    names = [f"token_id:{token}" for token in wrote.ids[wrote.mask].tolist()]
+    return {"choices": [{"index": 0, "logprobs": {"tokens": names, "token_logprobs": wrote.log_probs[wrote.mask].tolist()}}]}
+
+
+def write(model: Any, **changes: Any) -> Rollout:
+    draws = [generator_for(5, row) for row in range(3)]
+    return generate(model, PROMPTS, KNOWN, **{"length": ROOM, "generators": draws, "eos": EOS, "pad": PAD, **changes})
+
+
+@pytest.mark.parametrize("eos", [EOS, None])
+def test_a_server_writes_greedily_what_its_model_would(eos: int | None) -> None:
+    with serving(lambda request: (200, spoken(request))) as (url, got):
+        found = write(impatient(url, classes=VOCABULARY), temperature=0.0, generators=None, eos=eos)
+    wanted = write(NET, temperature=0.0, generators=None, eos=eos)
+    assert torch.equal(found.ids, wanted.ids)
+    assert torch.equal(found.mask, wanted.mask)
+    assert_close(found.log_probs, wanted.log_probs)
+    asked_for = sorted((request["prompt"], request["max_tokens"], request.get("seed")) for request in got)
+    assert asked_for == [([1, 2, 4], 9, None), ([5], 4, None), ([7, 6], 2, None)]
+
+
+def test_a_row_is_drawn_by_its_own_seed_whatever_stands_beside_it() -> None:
+    with serving(lambda request: (200, spoken(request))) as (url, _):
+        together, again = write(impatient(url)), write(impatient(url, together=1))
+        alone = generate(impatient(url), PROMPTS[1:2], KNOWN[1:2], length=4, generators=[generator_for(5, 1)], eos=EOS, pad=PAD)
+    assert torch.equal(together.ids, again.ids)
+    width = alone.ids.shape[1]
+    assert torch.equal(alone.ids[0], together.ids[1, :width])
+
+
+def test_the_teacher_behind_a_server_is_who_writes() -> None:
+    teacher = impatient("http://127.0.0.1:9/v1")
+    assert isinstance(teacher, Writes)
+    assert asked(teacher, None) is teacher
+    assert not isinstance(NET, Writes)
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "said"),
+    [
+        ({"tokens": ["the"], "token_logprobs": [-1.0]}, "names tokens by strings"),
+        ({"tokens": ["token_id:1"] * 10, "token_logprobs": [-1.0] * 10}, "wrote 10 tokens with 10 log-probabilities where 1 to"),
+        ({"tokens": ["token_id:1"], "token_logprobs": [None]}, "no usable completion"),
+        ({"tokens": ["token_id:1"], "token_logprobs": [0.5]}, "look at the server's model"),
+        ({"tokens": ["token_id:99"], "token_logprobs": [-1.0]}, "wrote token 99, but the data's tokenizer has 11"),
+        (None, "no usable completion"),
+    ],
+)
+def test_answers_that_cannot_be_used(logprobs: object, said: str) -> None:
+    with (
+        serving(lambda _request: (200, {"choices": [{"logprobs": logprobs}]})) as (url, _),
+        pytest.raises(RunError, match=said),
+    ):
+        write(impatient(url), vocabulary=VOCABULARY)
