@@ -230,6 +230,7 @@ def test_a_distiller_refuses_what_its_teacher_does_not_offer() -> None:
     assert_close(distiller(batch).total, Distiller(student, Single(teacher.tapped.model), TopKTail(KD(T=1), k=2))(batch).total)
     with torch.no_grad():
         teacher.tapped.model.bias[3] += 9
+        teacher.tapped.model.bias[4] -= 9
     narrow = Distiller(nn.Linear(1, 2), teacher, TopKTail(KD(T=1)))
     with pytest.raises(ShapeError, match="the student answers for 2 classes, but the teacher speaks of class 3"):
         narrow.check(replace(batch, targets=None))

@@ -19,12 +19,18 @@ def full_precision(logits: Tensor) -> Tensor:
 
 def log_softmax(logits: Tensor, T: float | Tensor = 1.0) -> Tensor:
     """Log softmax(logits / T) over the last axis, in at least float32."""
-    return F.log_softmax(full_precision(logits) / T, dim=-1)
+    return F.log_softmax(heated(logits, T), dim=-1)
+
+
+def heated(logits: Tensor, T: float | Tensor = 1.0) -> Tensor:
+    """Logits / T, in at least float32; at T = 1 the logits themselves: a quotient over a vocabulary costs a pass each way."""
+    plain = full_precision(logits)
+    return plain if isinstance(T, int | float) and T == 1 else plain / T
 
 
 def kl_summands(log_p: Tensor, log_q: Tensor) -> Tensor:
     """P (log p - log q) class by class, [..., C]; a class with p = 0 adds 0, also where its log-probability is -inf."""
-    return log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, torch.zeros_like(log_p))
+    return log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
 
 
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

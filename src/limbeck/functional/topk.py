@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 
 from limbeck.core.topk import TopK
-from limbeck.functional.divergences import log_softmax
+from limbeck.functional.divergences import heated, log_softmax
 
 
 def rest_of(log_p: Tensor, ids: Tensor) -> Tensor:
     """The log of the mass of all classes but these, log-probabilities [..., V], int64 [..., k] -> [...]; -inf where k = V.
+
+    Of logits it is the one logit that stands for all others.
 
     Taken as a sum over the others and not as 1 - sum over these: that difference has no digits left where the k classes hold
     nearly all, which is the usual case.
@@ -42,9 +44,10 @@ def lumped(logits: Tensor, known: TopK) -> tuple[Tensor, Tensor]:
 
     Shapes: logits [..., V], ids [..., k] -> two of [..., k + 1], or of [..., V].
     """
-    log_q = log_softmax(logits, known.T)
-    own, theirs = log_q.gather(-1, known.ids), known.log_probs.to(log_q.dtype)
+    logits = heated(logits, known.T)
+    own, theirs = logits.gather(-1, known.ids), known.log_probs.to(logits.dtype)
     if known.k == logits.shape[-1]:
-        return theirs, own
-    rest = rest_of(log_q, known.ids).unsqueeze(-1)
-    return torch.cat([theirs, known.tail.to(log_q.dtype).unsqueeze(-1)], -1), torch.cat([own, rest], -1)
+        return theirs, own.log_softmax(-1)
+    # Of the whole vocabulary one sum is taken, that of the rest: the k + 1 logits that it leaves are few.
+    few = torch.cat([own, rest_of(logits, known.ids).unsqueeze(-1)], -1)
+    return torch.cat([theirs, known.tail.to(logits.dtype).unsqueeze(-1)], -1), few.log_softmax(-1)
