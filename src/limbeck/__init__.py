@@ -214,6 +214,9 @@ _PLACES: Mapping[str, str] = {
     "calibration_error": "limbeck.evaluation.calibration:calibration_error",
     "agreement": "limbeck.evaluation.fidelity:agreement",
     "flip_auc": "limbeck.evaluation.flips:flip_auc",
+    "answer_agreement": "limbeck.evaluation.texts:answer_agreement",
+    "exact_match": "limbeck.evaluation.texts:exact_match",
+    "rouge_l": "limbeck.evaluation.texts:rouge_l",
     "compare": "limbeck.evaluation.verdict:compare",
     "judge": "limbeck.evaluation.verdict:judge",
     "Recipe": "limbeck.experiment.recipe:Recipe",
@@ -266,6 +269,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.evaluation.calibration import calibration_error as calibration_error
     from limbeck.evaluation.fidelity import agreement as agreement
     from limbeck.evaluation.flips import flip_auc as flip_auc
+    from limbeck.evaluation.texts import answer_agreement as answer_agreement
+    from limbeck.evaluation.texts import exact_match as exact_match
+    from limbeck.evaluation.texts import rouge_l as rouge_l
     from limbeck.evaluation.verdict import compare as compare
     from limbeck.evaluation.verdict import judge as judge
     from limbeck.experiment.recipe import Recipe as Recipe

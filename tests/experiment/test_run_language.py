@@ -49,6 +49,7 @@ def tiny(text: Path, **changes: Any) -> Recipe:
             "query": 20,
             "test": 0.2,
             "compare": ["uniform"],
+            "completions": 6,
             **changes,
         }
     )
@@ -66,6 +67,8 @@ def test_the_loss_falls_and_the_verdict_is_about_it(ran: tuple[Recipe, Path, dic
         figures = found["per_seed"]
         assert figures["perplexity"] == pytest.approx([math.exp(value) for value in figures["nll"]]), arm
         assert max(figures["nll"]) < math.log(258) - 0.3, arm
+        assert all(0 <= value <= 1 for name in ("rouge_l", "exact_match") for value in figures[name]), arm
+        assert ("own_kl" in figures) == (arm != "teacher")
     losses = [
         row["nll"] for row in rows_of(folder) if row["phase"] == "validation" and row["arm"] == "kd_aif" and row["seed"] == 0
     ]
@@ -114,6 +117,7 @@ def test_the_report_and_the_gallery_show_the_text(ran: tuple[Recipe, Path, dict[
     assert "test perplexity" in page
     assert "a vocabulary of 258 tokens" in page
     assert "% of tokens" in page
+    assert "What they write on held-out prompts" in page
 
 
 @pytest.mark.slow
@@ -156,7 +160,10 @@ def test_per_token_and_a_teacher_as_it_is_built(text: Path, tmp_path: Path) -> N
     assert {row["arm"] for row in rows_of(tmp_path / "run")} == {"uniform", "kd_aif"}
     assert content["arms"]["teacher"]["per_seed"]["nll"][0] > 5  # nobody has trained it
     with pytest.raises(UsageError, match="per='token' is for answers at every token"):
-        run(Recipe.of({**recipe.model_dump(), "data": "Digits()", "teacher": "MLP()", "student": "MLP()"}), tmp_path / "no")
+        run(
+            Recipe.of({**recipe.model_dump(), "data": "Digits()", "teacher": "MLP()", "student": "MLP()", "completions": 0}),
+            tmp_path / "no",
+        )
 
 
 @pytest.mark.slow

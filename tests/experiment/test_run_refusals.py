@@ -31,6 +31,11 @@ def test_what_cannot_be_run_leaves_no_folder(changes: dict[str, Any], said: str,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_completions_of_what_is_no_language_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"completions: Digits.* has no texts that could be gone on with"):
+        tiny(completions=4).build()
+
+
 def test_an_empty_query_set_is_refused() -> None:
     with pytest.raises(UsageError, match="query"):
         tiny(query=0)

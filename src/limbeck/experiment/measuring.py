@@ -30,7 +30,7 @@ def figures_of(model: nn.Module, batch: Batch, teacher: nn.Module | None = None)
     guides = [] if teacher is None else [teacher]
     if batch.targets.dim() == 2:
         found = []
-        for piece in _pieces(model, batch):
+        for piece in pieces(model, batch):
             logits, *theirs = (_answer(one, piece).cpu() for one in (model, *guides))
             own = piece.to("cpu")
             assert own.targets is not None
@@ -62,7 +62,7 @@ def opinion(model: nn.Module, source: Source, rows: Tensor, labels: Tensor) -> O
     """What the model says of these rows, beside the labels of the source's rows that are given."""
     chosen, probs = [], []
     for some in torch.split(rows, ROWS):
-        for piece in _pieces(model, whole(source, some, labels)):
+        for piece in pieces(model, whole(source, some, labels)):
             log_p = log_softmax(_answer(model, piece))
             given = labels[piece.index]
             choice, prob = log_p.argmax(-1), log_p.exp().gather(-1, given.unsqueeze(-1)).squeeze(-1)
@@ -91,7 +91,7 @@ def _answer(model: nn.Module, batch: Batch) -> Tensor:
     return answer.logits
 
 
-def _pieces(model: nn.Module, batch: Batch) -> Iterator[Batch]:
+def pieces(model: nn.Module, batch: Batch) -> Iterator[Batch]:
     """The batch, cut so that the answers to a piece can be held; how many logits there are the first sample shows."""
     if batch.targets is None or batch.targets.dim() == 1:
         yield batch

@@ -112,6 +112,7 @@ class Recipe(BaseModel):
         query_in_training: Let the main arm train on the query set too.
         clip: Largest norm of the gradient; None for none.
         accumulate: Parts that each batch is cut into to save memory; the step stays the same.
+        completions: For language, test rows whose beginnings teacher and students complete, for figures of what they write.
         per: For language, what counts alike in a step: every sample, or every token that counts.
         precision: Of forward and backward passes.
         transform: Changes each batch of images at random.
@@ -152,6 +153,7 @@ class Recipe(BaseModel):
     query_in_training: bool = False
     clip: Annotated[float, Field(gt=0)] | None = None
     accumulate: Count = 1
+    completions: Annotated[int, Field(ge=0)] = 0
     per: Literal["sample", "token"] = "sample"
     precision: Literal["fp32", "bf16"] = "fp32"
     transform: str | None = None
@@ -287,6 +289,10 @@ class Recipe(BaseModel):
                 raise UsageError(f"{key}: DeepEnsemble is for teachers, which are trained one by one; name one net.")
         if isinstance(parts.teacher, DeepEnsemble) and "teacher_features" in parts.objective.needs:
             raise UsageError("teacher: DeepEnsemble has no inner activations; use terms on logits, or one net.")
+        if self.completions and (parts.data.kind != "language" or parts.data.tokenizer is None):
+            raise UsageError(
+                f"completions: {parts.data.name} has no texts that could be gone on with; leave it out, or take Text(...)."
+            )
         self._check_chain(parts)
 
     def _check_chain(self, parts: Parts) -> None:

@@ -28,10 +28,12 @@ from limbeck.experiment.progress import Progress
 from limbeck.experiment.ready import Anchored, Ready, answering, as_teacher, gives_logits
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded, given_teacher, loader_for
+from limbeck.experiment.writing import Exam
 from limbeck.influence.task import Distillation
 from limbeck.models.deepensemble import DeepEnsemble
 from limbeck.models.spec import Architecture
 from limbeck.teachers.single import Single
+from limbeck.teachers.teacher import Teacher
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.fit import fit
 from limbeck.training.steps.student import Student
@@ -187,14 +189,17 @@ class Worker:
         """The ensemble of trained members, with figures of its own."""
         model = ensemble.joined([member.model for member in members])
         found, validation = (figures_of(Tapped(model), part) for part in (data.test, data.validation))
-        unit = Unit(model, {**found.named(), **validated(validation)}, [], [], 0.0, {})
+        written = self._written(data, Tapped(model))
+        unit = Unit(model, {**found.named(), **validated(validation), **written}, [], [], 0.0, {})
         return _after(members, unit)
 
     def _read_teacher(self, data: Seeded) -> Unit:
         torch.manual_seed(data.seed * 2)
         model = given_teacher(self.parts, data.spec)
-        told = gives_logits(model) and not self.parts.forgets_teacher
-        return Unit(model, figures_of(answering(model), data.test).named() if told else {}, [], [], 0.0, {})
+        if not gives_logits(model) or self.parts.forgets_teacher:
+            return Unit(model, {}, [], [], 0.0, {})
+        written = {} if isinstance(model, Teacher) else self._written(data, Tapped(model))
+        return Unit(model, {**figures_of(answering(model), data.test).named(), **written}, [], [], 0.0, {})
 
     def _unit(self, arm: Arm, data: Seeded, architecture: Architecture, teacher: nn.Module | None, *, salt: int) -> Unit:
         """Train, or take from the folder what an earlier start of the same run has finished."""
@@ -276,7 +281,7 @@ class Worker:
         after = figures_of(guide, test).accuracy if guide is not None and moved else None
         return Unit(
             model=distiller.student.model.cpu(),
-            figures={**found.named(), **validated(validation)},
+            figures={**found.named(), **validated(validation), **self._written(data, kept, compared)},
             rows=log.rows,
             events=log.events,
             seconds=seconds,
@@ -285,6 +290,14 @@ class Worker:
             own_teacher=guide.tapped.model.cpu() if isinstance(guide, Single) and moved else None,
             objective=distiller.objective.cpu(),
         )
+
+    def _written(self, data: Seeded, model: Tapped, teacher: nn.Module | None = None) -> dict[str, float | None]:
+        """Figures of what a model writes behind held-out prompts; none where the recipe asks for none."""
+        count, tokens = self.recipe.completions, self.parts.data.tokenizer
+        if count == 0 or tokens is None:
+            return {}
+        test = data.test.to(next(model.parameters()).device)
+        return Exam.of(test, count, tokens, data.spec.classes).figures(model, teacher)
 
     def _keep(self, name: str, unit: Unit) -> None:
         """Write the unit; its JSON file comes last and says that all is there."""

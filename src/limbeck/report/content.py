@@ -30,6 +30,7 @@ from limbeck.report.wording import (
     points_range,
     times,
 )
+from limbeck.report.written import written
 
 ANSWERS: Mapping[Answer, str] = {"better": "Better", "not better": "Not better", "undecided": "Undecided"}
 FAIR_RIVAL = "query_in_training"
@@ -79,6 +80,7 @@ class Page:
     key_numbers: tuple[KeyNumber, ...]
     rows: tuple[Row, ...]
     seeds: int
+    written: Table | None
     comparisons: Table | None
     effects: Figure | None
     learning: tuple[Figure, ...]
@@ -118,6 +120,7 @@ def page(run: Run) -> Page:
         key_numbers=tuple(_key_numbers(run)),
         rows=tuple(_rows(run)),
         seeds=len(result.seeds),
+        written=written(run),
         comparisons=_comparisons(run),
         effects=figures.effects(run),
         learning=tuple(figure for figure in drawn_learning if figure),

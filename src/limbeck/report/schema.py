@@ -56,6 +56,12 @@ class PerSeed(Part):
     ece: Numbers = []
     agreement: Numbers = []
     perplexity: Numbers = []
+    rouge_l: Numbers = []
+    exact_match: Numbers = []
+    same_completion: Numbers = []
+    copied_errors: Numbers = []
+    own_agreement: Numbers = []
+    own_kl: Numbers = []
     validation_accuracy: Numbers = []
 
 
