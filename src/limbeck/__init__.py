@@ -214,6 +214,9 @@ _PLACES: Mapping[str, str] = {
     "calibration_error": "limbeck.evaluation.calibration:calibration_error",
     "agreement": "limbeck.evaluation.fidelity:agreement",
     "flip_auc": "limbeck.evaluation.flips:flip_auc",
+    "candidate_losses": "limbeck.evaluation.exposure:candidate_losses",
+    "exposure": "limbeck.evaluation.exposure:exposure",
+    "extrapolated_exposure": "limbeck.evaluation.exposure:extrapolated_exposure",
     "answer_agreement": "limbeck.evaluation.texts:answer_agreement",
     "exact_match": "limbeck.evaluation.texts:exact_match",
     "rouge_l": "limbeck.evaluation.texts:rouge_l",
@@ -267,6 +270,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.evaluation.accuracy import accuracy as accuracy
     from limbeck.evaluation.accuracy import nll as nll
     from limbeck.evaluation.calibration import calibration_error as calibration_error
+    from limbeck.evaluation.exposure import candidate_losses as candidate_losses
+    from limbeck.evaluation.exposure import exposure as exposure
+    from limbeck.evaluation.exposure import extrapolated_exposure as extrapolated_exposure
     from limbeck.evaluation.fidelity import agreement as agreement
     from limbeck.evaluation.flips import flip_auc as flip_auc
     from limbeck.evaluation.texts import answer_agreement as answer_agreement
