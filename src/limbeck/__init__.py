@@ -214,6 +214,9 @@ _PLACES: Mapping[str, str] = {
     "calibration_error": "limbeck.evaluation.calibration:calibration_error",
     "agreement": "limbeck.evaluation.fidelity:agreement",
     "flip_auc": "limbeck.evaluation.flips:flip_auc",
+    "HackingMonitor": "limbeck.evaluation.hacking:HackingMonitor",
+    "PowerLaw": "limbeck.evaluation.hacking:PowerLaw",
+    "reference_divergence": "limbeck.evaluation.hacking:reference_divergence",
     "candidate_losses": "limbeck.evaluation.exposure:candidate_losses",
     "exposure": "limbeck.evaluation.exposure:exposure",
     "extrapolated_exposure": "limbeck.evaluation.exposure:extrapolated_exposure",
@@ -275,6 +278,9 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.evaluation.exposure import extrapolated_exposure as extrapolated_exposure
     from limbeck.evaluation.fidelity import agreement as agreement
     from limbeck.evaluation.flips import flip_auc as flip_auc
+    from limbeck.evaluation.hacking import HackingMonitor as HackingMonitor
+    from limbeck.evaluation.hacking import PowerLaw as PowerLaw
+    from limbeck.evaluation.hacking import reference_divergence as reference_divergence
     from limbeck.evaluation.texts import answer_agreement as answer_agreement
     from limbeck.evaluation.texts import exact_match as exact_match
     from limbeck.evaluation.texts import rouge_l as rouge_l
