@@ -11,7 +11,7 @@ from limbeck.influence.curvature.capture import blocks, capture
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.exact import Exact
 from limbeck.influence.curvature.kfac import KFAC
-from limbeck.influence.curvature.kronecker import Kronecker, corrected, estimate
+from limbeck.influence.curvature.kronecker import Basis, Kronecker, corrected, estimate, factors
 from limbeck.influence.curvature.products import dense
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import per_sample_gradients_slow
@@ -160,6 +160,84 @@ def test_ekfac_keeps_the_trace_of_the_fisher_matrix() -> None:
     for name, basis in ours.layers.items():
         ((a, d),) = calls[name]
         assert_close(basis.values.sum(), (d.transpose(2, 3) @ a).square().sum() / 5)
+
+
+@pytest.mark.parametrize("positions, inputs, outputs", [(1, 7, 6), (3, 7, 6), (40, 3, 2)], ids=["one", "turned", "written"])
+@pytest.mark.parametrize("calls", [1, 2])
+def test_second_moments_and_energies_in_either_order_of_multiplication(
+    positions: int, inputs: int, outputs: int, calls: int
+) -> None:
+    where = [torch.linalg.qr(normal(2, size, size, seed=size))[0] for size in (inputs, outputs)]
+    basis = Basis(*where, values=normal(2, outputs, inputs, seed=9).square())
+    pairs = [(normal(5, 2, positions, inputs, seed=k), normal(5, 2, positions, outputs, seed=8 + k)) for k in range(calls)]
+    rows = torch.stack([torch.einsum("bgto,bgti->bgoi", d, a) for a, d in pairs]).sum(0)
+    slow = torch.einsum("gpo,bgpj,gji->bgoi", where[1], rows, where[0]).square()
+    assert_close(basis.moments(pairs), slow.sum(0))
+    assert_close(basis.energies(pairs, 0.1), (slow / (basis.values + 0.1 * basis.values.mean())).flatten(1).sum(1))
+
+
+def test_a_turned_basis_keeps_what_the_moments_stand_for() -> None:
+    """The moments are the diagonal, along the new eigenvectors, of the matrix that the old ones stood for."""
+    model, other = (Tapped(mlp()).double() for _ in range(2))
+    batch = Batch(normal(9, 5), labels(9, classes=3), torch.arange(9))
+    old, new = (Problem(net, Supervised(), [batch], generator()) for net in (model, other))
+    before = corrected(estimate(capture(old)), capture(old))
+    after = before.turned(factors(capture(new)))
+    for name, basis in after.layers.items():
+        was = before.layers[name]
+        turn, came = (torch.kron(part.outputs[0], part.inputs[0]) for part in (basis, was))
+        stood_for = came @ was.values.flatten().diag() @ came.T
+        assert_close(basis.values.flatten(), (turn.T @ stood_for @ turn).diagonal(), rtol=1e-9, atol=1e-12)
+        assert_close(basis.values.mean(), was.values.mean())
+
+
+def test_a_renewal_is_a_running_mean_in_the_present_basis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand from the first estimate and the renewal's own; nothing kept and the basis turned, it is a fresh estimate."""
+    monkeypatch.setattr("limbeck.influence.curvature.capture.draw_labels", lambda logits, _: logits.argmax(-1))
+    case = BY_NAME["group norm"]
+    model = case.make()
+    first, then = (Problem(model, Supervised(), [case.batch(rows=rows)], generator()) for rows in (12, 5))
+    running, anew, fresh = EKFAC(keep=0.75), EKFAC(keep=0, basis=1), EKFAC()
+    for solver in (running, anew):
+        solver.update(first, 0)
+    start = running.state()
+    found = Kronecker.from_state(start)
+    assert found is not None
+    seen, own = corrected(found, capture(then)).layers, factors(capture(then))
+    for solver in (running, anew):
+        solver.update(then, 20)
+    fresh.update(then)
+    state = running.state()
+    for name in found.layers:
+        assert_close(state[f"values/{name}"], 0.75 * start[f"values/{name}"] + 0.25 * seen[name].values)
+        assert_close(state[f"a/{name}"], 0.75 * start[f"a/{name}"] + 0.25 * own.inputs[name])
+        assert_close(state[f"s/{name}"], 0.75 * start[f"s/{name}"] + 0.25 * own.outputs[name])
+    for name, level in own.others.items():
+        assert_close(state[f"others/{name}"], 0.75 * start[f"others/{name}"] + 0.25 * level)
+    v = direction(model)
+    assert_close(flatten(anew.solve(v, then)), flatten(fresh.solve(v, then)))
+
+
+def test_a_renewal_looks_at_so_many_positions_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn evenly, so that the mean over draws is the mean over all; a layer with no more positions gives all."""
+    monkeypatch.setattr("limbeck.influence.curvature.kronecker.POSITIONS", 200)
+    model = Tapped(convolutional(nn.GroupNorm(2, 4))).double()
+    problem = Problem(model, Supervised(), [Batch(normal(60, 2, 8, 8), labels(60, classes=3), torch.arange(60))], generator())
+    seen = list(capture(problem))
+    whole, draws = factors(seen), [factors(seen, generator(seed)) for seed in range(40)]
+    for name, part in whole.inputs.items():
+        mean = torch.stack([one.inputs[name] for one in draws]).mean(0)
+        assert_close(mean, part, rtol=0, atol=0.1 * float(part.diagonal(dim1=1, dim2=2).mean()))
+        assert torch.equal(draws[0].inputs[name], part) == (name == "model.8")  # the head has one position a sample
+
+
+def test_the_empirical_fisher_is_that_of_the_training_loss() -> None:
+    """Its trace is the mean squared norm of the gradients that a training step has."""
+    model = Tapped(nn.Linear(4, CLASSES)).double()
+    batch = Batch(normal(7, 4), labels(7, classes=3), torch.arange(7))
+    solver, problem = EKFAC(fisher="empirical"), Problem(model, Supervised(), [batch], generator())
+    rows = per_sample_gradients_slow(model, Supervised().training_loss, batch)
+    assert_close(matrix_of(solver, problem, 0.1).trace(), rows.square().sum() / 7)
 
 
 def test_captured_factors_give_the_per_sample_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

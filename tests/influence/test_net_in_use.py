@@ -10,6 +10,9 @@ from limbeck.core.term import Term
 from limbeck.data.loader import Loader
 from limbeck.data.source import InMemory
 from limbeck.distiller import Distiller
+from limbeck.influence.curvature.diagonal import Diagonal
+from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.gradients import inner_products, mean_gradient, per_sample_gradients_slow
 from limbeck.influence.vectors import flatten
 from limbeck.losses.features.kd3 import KD3
@@ -66,6 +69,25 @@ def test_the_query_loss_is_that_of_the_kept_net_by_finite_differences(term: Term
     assert found.abs().max() > 1e-4
     assert_close(found, torch.stack(slopes), rtol=1e-5, atol=1e-8)
     assert_close(rows @ flatten(v), found)
+
+
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: type(term).__name__)
+def test_the_fisher_matrix_is_that_of_the_kept_net(monkeypatch: pytest.MonkeyPatch, term: Term) -> None:
+    """With the labels that were drawn known, it is made of the kept net's gradients for them, one sample at a time."""
+    distiller, loader = made(term)
+    student, task, batch = distiller.student, distiller.task(), next(loader.epoch(0))
+    assert batch.targets is not None
+    for room in ("capture", "diagonal"):
+        monkeypatch.setattr(f"limbeck.influence.curvature.{room}.draw_labels", lambda *_: batch.targets)
+    rows = per_sample_gradients_slow(student, task.query_loss, batch)
+    assert rows.abs().max() > 1e-3
+    diagonal, ekfac = Diagonal(), EKFAC()
+    for solver in (diagonal, ekfac):
+        solver.update(Problem(student, task, [batch], torch.Generator()))
+    squares = {name: part for name, part in diagonal.state().items() if name != "/updated"}
+    assert_close(flatten(squares), rows.square().mean(0))
+    moments = [part.sum() for name, part in ekfac.state().items() if name.startswith("values/")]
+    assert_close(torch.stack(moments).sum(), rows.square().mean(0).sum())
 
 
 def test_a_term_that_keeps_the_student_leaves_its_logits_as_they_are() -> None:

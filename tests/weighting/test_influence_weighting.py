@@ -3,12 +3,14 @@
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from limbeck.core.batch import Batch
 from limbeck.core.errors import DataError, RunError, UsageError
 from limbeck.evaluation.flips import flip_auc
 from limbeck.influence.curvature.conjugate_gradient import ConjugateGradient
@@ -36,8 +38,8 @@ class Watched(Solver):
         self.solved: list[Vector] = []
         self.samples: list[list[int]] = []
 
-    def due(self, step: int) -> bool:
-        return step % self.every == 0
+    def wants(self, step: int, most: int) -> int:
+        return most if step % self.every == 0 else 0
 
     def update(self, problem: Problem, step: int | None = None) -> None:
         self.updated.append(step)
@@ -78,8 +80,9 @@ def test_harmful_labels_weigh_less_with_every_solver(make: Callable[[], Solver])
     assert auc > 0.75
 
 
-def test_q_is_renewed_every_refresh_steps_and_curvature_when_it_is_due() -> None:
-    run, solver = StubRun(), Watched(every=6)
+@pytest.mark.parametrize("every", [6, 2])
+def test_q_is_renewed_every_refresh_steps_and_curvature_at_its_own_pace(every: int) -> None:
+    run, solver = StubRun(), Watched(every)
     weighting = run.bind(InfluenceWeighting(solver, refresh=3))
     renewed = []
     for number in range(12):
@@ -88,8 +91,32 @@ def test_q_is_renewed_every_refresh_steps_and_curvature_when_it_is_due() -> None
         renewed += [number] * (len(solver.solved) - before)
         run.move(seed=number)
     assert renewed == [0, 3, 6, 9]
-    assert solver.updated == [0, 6]
+    assert solver.updated == list(range(0, 12, every))
     assert not torch.equal(flatten(solver.solved[0]), flatten(solver.solved[1]))
+
+
+def test_no_more_training_samples_are_read_than_the_solver_looks_at() -> None:
+    run, read = StubRun(), []
+
+    def draw(count: int, rng: torch.Generator) -> Batch:
+        read.append(count)
+        return run.draw(count, rng)
+
+    weighting = run.bind(InfluenceWeighting(EKFAC(statistics=4, samples=5), refresh=2, samples=20), draw=draw)
+    list(run.weights(weighting, range(9)))
+    assert read == [20, 5, 5]
+
+
+def test_the_q_of_a_lookahead_is_renewed_as_often_as_that_of_the_student() -> None:
+    """Where the step has the query gradient already, it is not taken again."""
+    run, solver = StubRun(), Watched()
+    weighting = run.bind(InfluenceWeighting(solver, refresh=3))
+    own = {name: part.detach() for name, part in trainable(run.model).items()}
+    known = {name: torch.ones_like(part) for name, part in own.items()}
+    for number in range(7):
+        weighting(replace(run.step(number, at=own), queried=(known, 0.5) if number >= 3 else None))
+    assert len(solver.solved) == 3
+    assert [torch.equal(flatten(v), flatten(known)) for v in solver.solved] == [False, True, True]
 
 
 def test_scores_are_fresh_at_every_step_though_q_is_old() -> None:
@@ -186,7 +213,9 @@ def test_a_lookahead_leaves_state_scores_and_figures() -> None:
     ahead = {name: part.detach() + 0.3 * normal(*part.shape) for name, part in trainable(run.model).items()}
     seen = weighting(run.step(0, at=ahead))
     state, scores, figures = before
-    assert all(torch.equal(part, state[name]) for name, part in weighting.state().items())
+    own = {name: part for name, part in weighting.state().items() if not name.startswith("ahead/")}
+    assert own.keys() == state.keys()
+    assert all(torch.equal(part, state[name]) for name, part in own.items())
     assert torch.equal(weighting.last_scores() if scores is None else scores, weighting.last_scores())  # type: ignore[arg-type]
     assert weighting.figures() == figures
     assert not torch.allclose(seen, weighting(run.step(0)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,6 +29,19 @@ class Task(Protocol):
 
     def query_loss(self, student: Forward, batch: Batch) -> Tensor:
         """What influence is measured on, [B]."""
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A task whose net in use answers otherwise than by the model's own logits."""
+
+    def answer(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """The logits of the net in use, from the model's outputs for the batch."""
+
+
+def answer_of(task: Task, outputs: Outputs, batch: Batch) -> Tensor:
+    """The logits that a Fisher matrix is of: those of the net in use, which are the model's own where the task says nothing."""
+    return task.answer(outputs, batch) if isinstance(task, Answering) else outputs.logits
 
 
 def label_loss(student: Forward, batch: Batch) -> Tensor:
@@ -95,5 +108,9 @@ class Distillation:
         """The loss whose mean over the query set is to fall, [B]."""
         if self.query == "student":
             return self.training_loss(student, batch)
+        return label_loss_of(self.answer(student(batch), batch), batch)
+
+    def answer(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """The logits of the net that is kept, which some terms add a head to."""
         with modes_restored(self.objective, training=False):
-            return label_loss_of(self.objective.answer(Views(student(batch), None, batch)), batch)
+            return self.objective.answer(Views(outputs, None, batch))

@@ -1,4 +1,7 @@
-"""KD-AIF's weights: bounded, decreasing functions of each sample's influence on the query loss, while the student trains."""
+"""KD-AIF's weights: bounded, decreasing functions of each sample's influence on the query loss, while the student trains.
+
+Just over 300 lines: what is kept between steps, and how it goes into a checkpoint, must change together.
+"""
 
 import warnings
 from collections.abc import Mapping
@@ -12,7 +15,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import DataError, RunError
 from limbeck.influence.curvature.ekfac import EKFAC
-from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.curvature.solver import Later, Problem, Solver
 from limbeck.influence.gradients import mean_gradient
 from limbeck.influence.restoring import random_state
 from limbeck.influence.scores import score
@@ -39,7 +42,7 @@ class InfluenceWeighting(Weighting):
         clamp: Bound of |gain z|, > 0.
         refresh: Steps between two renewals of q, >= 1; or "epochs:5": all training samples are scored in evaluation mode after
             the first epoch and then every 5 epochs, and the weights stored, so that a step costs what a plain one costs.
-        samples: Training samples that curvature is estimated from, >= 1.
+        samples: Training samples that curvature is estimated from, >= 1; EKFAC() reads fewer after the first time.
         way: How a step gets its inner products: "captured", "carried", "separate", or "auto" for the cheapest exact one, which
             the first weighted step finds out by trial (see `limbeck.influence.ways`).
         query_batch: Query samples drawn afresh for each renewal of q, >= 1; None for the whole query set.
@@ -79,6 +82,8 @@ class InfluenceWeighting(Weighting):
         self.way = check_way(way, "InfluenceWeighting")
         self._q: Vector | None = None
         self._renewed = 0
+        self._q_ahead: Vector | None = None
+        self._renewed_ahead = 0
         self._looked: int | None = None
         self._scores: Tensor | None = None
         self._figures: dict[str, float] = {}
@@ -102,6 +107,7 @@ class InfluenceWeighting(Weighting):
             raise DataError("InfluenceWeighting: the query set is empty; set query to at least 1 (200 or more is good).")
         self.guard = Guard(setting.classes)
         self._q, self._renewed, self._looked, self._scores = None, 0, None, None
+        self._q_ahead, self._renewed_ahead = None, 0
         self._figures, self._shares, self._table = {}, [], Table(self.epochs or 1)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
         for event in self._events:
@@ -123,8 +129,10 @@ class InfluenceWeighting(Weighting):
         """q, renewed where it is due; None where weights are stored, or once weighting was stopped."""
         if self.epochs is not None:
             return None
-        if not self.guard.tripped and (self._q is None or number - self._renewed >= self.refresh):
-            self._renew(number)
+        if not self.guard.tripped:
+            self._curvature(number)
+            if self._q is None or number - self._renewed >= self.refresh:
+                self._renew(number)
         return self._q
 
     def _stored(self, step: Step) -> Tensor:
@@ -170,28 +178,30 @@ class InfluenceWeighting(Weighting):
         return phi
 
     def _ahead(self, step: Step, parameters: Vector) -> Tensor:
-        """Weights at a lookahead, with a q of their own; curvature is that of the student's own parameters."""
+        """Weights at a lookahead, with a q of their own, as old as that of the student's weights may be."""
         if self.guard.tripped:
             return torch.ones_like(step.losses)
         self._curvature(step.number)
-        q, query_loss = self._solve(step.number, parameters)
-        if self._q is None:  # the student's own weights are not asked for, so nobody else has the guard look
-            self._look(step.number, query_loss)
-        return torch.ones_like(step.losses) if self.guard.tripped else self._weigh(step, q)[1]
+        if self._q_ahead is None or step.number - self._renewed_ahead >= self.refresh:
+            self._q_ahead, query_loss = self._solve(step.number, parameters, step.queried)
+            self._renewed_ahead = step.number
+            if self._q is None:  # the student's own weights are not asked for, so nobody else has the guard look
+                self._look(step.number, query_loss)
+        return torch.ones_like(step.losses) if self._q_ahead is None else self._weigh(step, self._q_ahead)[1]
 
     def _renew(self, number: int) -> None:
-        """Renew the curvature where it is due, then q; look whether all is well."""
-        self._curvature(number)
+        """Renew q; look whether all is well."""
         self._q, query_loss = self._solve(number, None)
         self._renewed = number
         self._figures["query_loss"] = query_loss
         self._look(number, query_loss)
 
     def _curvature(self, number: int) -> None:
-        """Have the solver renew what is due."""
-        if self.solver.due(number):
+        """Have the solver renew what is due, at its own pace: statistics that run along do so between two renewals of q too."""
+        count = self.solver.wants(number, self.samples)
+        if count:
             with self._apart(number):
-                self.solver.update(self._problem(number), number)
+                self.solver.update(self._problem(number, count), number)
 
     def _look(self, number: int, query_loss: float) -> None:
         """Have the guard look where it is time, and stop weighting where it says so; all processes decide alike."""
@@ -204,15 +214,16 @@ class InfluenceWeighting(Weighting):
         self._looked = number
         trouble = self.guard.look(query_loss, share)
         if trouble:
-            self._scores, self._q = None, None
+            self._scores, self._q, self._q_ahead = None, None, None
             self._figures = {"query_loss": query_loss}
             self._events.append(f"at step {number}: {trouble}")
 
-    def _solve(self, number: int, parameters: Vector | None) -> tuple[Vector, float]:
+    def _solve(self, number: int, parameters: Vector | None, queried: tuple[Vector, float] | None = None) -> tuple[Vector, float]:
         """Q and the mean query loss, at the student's own or at other parameters."""
+        student, loss = self.setting.student, self.setting.task.query_loss
         with self._apart(number):
-            v, query_loss = mean_gradient(self.setting.student, self.setting.task.query_loss, [self._queries(number)], parameters)
-            return self.solver.solve(v, self._problem(number)), query_loss
+            v, query_loss = queried or mean_gradient(student, loss, [self._queries(number)], parameters)
+            return self.solver.solve(v, self._problem(number, self.samples)), query_loss
 
     def _apart(self, number: int) -> AbstractContextManager[None]:
         """Dropout in passes of our own draws from its own numbers, so that the student's are those of an unweighted run."""
@@ -225,10 +236,10 @@ class InfluenceWeighting(Weighting):
             return queries
         return queries.take(torch.randperm(len(queries), generator=self._generator(number, 1))[: self.query_batch])
 
-    def _problem(self, number: int) -> Problem:
+    def _problem(self, number: int, count: int) -> Problem:
         generator = self._generator(number, 2)
-        drawn = self.setting.draw(self.samples, generator)
-        return Problem(self.setting.student, self.setting.task, [drawn], generator)
+        drawn = Later(lambda: self.setting.draw(count, generator))
+        return Problem(self.setting.student, self.setting.task, drawn, generator)
 
     def _generator(self, number: int, stream: int) -> torch.Generator:
         """The random numbers of one step: they depend on seed and step alone, so that a resumed run draws the same."""
@@ -266,9 +277,18 @@ class InfluenceWeighting(Weighting):
     def state(self) -> dict[str, Tensor]:
         """q, its age, the guard and the solver."""
         flat = {f"q/{name}": part for name, part in (self._q or {}).items()}
+        flat |= {f"ahead/{name}": part for name, part in (self._q_ahead or {}).items()}
         flat |= {f"solver/{name}": part for name, part in self.solver.state().items()}
         looked = -1 if self._looked is None else self._looked
-        numbers = [self.guard.best, self.guard.bad, self.guard.looks, self.guard.tripped, self._renewed, looked]
+        numbers = [
+            self.guard.best,
+            self.guard.bad,
+            self.guard.looks,
+            self.guard.tripped,
+            self._renewed,
+            looked,
+            self._renewed_ahead,
+        ]
         flat["guard"] = torch.tensor(numbers, dtype=torch.float64)
         flat |= {f"table/{name}": part for name, part in self._table.state().items()}
         flat["shares"] = torch.tensor(self._shares, dtype=torch.float64)
@@ -280,9 +300,11 @@ class InfluenceWeighting(Weighting):
         self._q = {key.removeprefix("q/"): part for key, part in state.items() if key.startswith("q/")} or None
         self.solver.load_state({key.removeprefix("solver/"): part for key, part in state.items() if key.startswith("solver/")})
         self._table.load_state({key.removeprefix("table/"): part for key, part in state.items() if key.startswith("table/")})
-        best, bad, looks, tripped, renewed, looked = state["guard"].tolist()
+        self._q_ahead = {key.removeprefix("ahead/"): part for key, part in state.items() if key.startswith("ahead/")} or None
+        best, bad, looks, tripped, renewed, looked, ahead = state["guard"].tolist()
         self.guard.best, self.guard.bad, self.guard.looks, self.guard.tripped = best, int(bad), int(looks), bool(tripped)
-        self._renewed, self._looked = int(renewed), None if looked < 0 else int(looked)
+        self._renewed, self._renewed_ahead = int(renewed), int(ahead)
+        self._looked = None if looked < 0 else int(looked)
         self._shares = state["shares"].tolist()
         self._figures = {key.removeprefix("figures/"): float(part) for key, part in state.items() if key.startswith("figures/")}
         self._events.clear()

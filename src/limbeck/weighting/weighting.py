@@ -63,6 +63,7 @@ class Step:
         losses: [B], each sample's loss, detached.
         dot: q -> [B], the inner products of each sample's gradient with q, exact and without per-sample gradients.
         at: Other parameters than the student's own, where weights are asked for (a lookahead); None for its own.
+        queried: The gradient of the mean query loss at those, and that loss, where the step has them already.
     """
 
     number: int
@@ -70,6 +71,7 @@ class Step:
     losses: Tensor
     dot: Callable[[Vector], Tensor]
     at: Vector | None = None
+    queried: tuple[Vector, float] | None = None
 
 
 class Weighting(ABC):

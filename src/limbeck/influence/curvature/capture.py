@@ -1,24 +1,29 @@
 """What Kronecker factors are made of: each layer's inputs and output gradients, under labels drawn from the model itself.
 
-Labels drawn from the model make the mean outer product of gradients the true Fisher matrix, which for cross-entropy equals the
-Gauss-Newton matrix; the labels as given would make it the empirical Fisher.
+Labels drawn from the model (from the net in use, where a term changes that) make the mean outer product of gradients the true
+Fisher matrix, which for cross-entropy equals the Gauss-Newton matrix; the labels as given would make it the empirical Fisher.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
+from limbeck.core.errors import UsageError
 from limbeck.functional.divergences import cross_entropy, log_softmax, token_mean
 from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.restoring import statistics_untouched
+from limbeck.influence.task import answer_of
 from limbeck.influence.vectors import Vector, trainable
 
 ROWS = 64
 """Samples that go through the model together: what is captured of them is the memory that curvature takes."""
+
+Fisher = Literal["true", "empirical"]
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 
@@ -115,17 +120,22 @@ def blocks(model: nn.Module) -> dict[str, Block]:
     return found
 
 
-def capture(problem: Problem) -> Iterator[tuple[dict[str, Block], Captured]]:
-    """Run the model over the problem's batches with drawn labels; the hooks are gone after each batch, whatever happens."""
+def capture(problem: Problem, fisher: Fisher = "true") -> Iterator[tuple[dict[str, Block], Captured]]:
+    """Run the model over the problem's batches; the hooks are gone after each batch, whatever happens.
+
+    Args:
+        problem: Model, task and batches.
+        fisher: `true` takes gradients for labels drawn from the model, `empirical` those of the training loss as it is.
+    """
     candidates = blocks(problem.model)
     for batch in problem.batches:
         for piece in batch.split(-(-len(batch) // ROWS)):  # the unfolded inputs of all layers are held at once
             with statistics_untouched(problem.model), torch.enable_grad():
-                found = _capture(problem, candidates, piece)
+                found = _capture(problem, candidates, piece, fisher)
             yield candidates, found  # outside: what its reader raises must not leave the switches as they are inside
 
 
-def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch) -> Captured:
+def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch, fisher: Fisher) -> Captured:
     calls: list[tuple[str, Tensor, Tensor]] = []
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]:
@@ -137,12 +147,15 @@ def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch) -> Ca
 
     handles = [block.layer.register_forward_hook(watch(name), with_kwargs=True) for name, block in candidates.items()]
     try:
-        logits = problem.model(batch).logits
+        answer = problem.model(batch)
     finally:
         for handle in handles:
             handle.remove()
-    drawn = draw_labels(logits.detach(), problem.generator)
-    loss = drawn_loss(logits, drawn, batch.mask).sum()
+    if fisher == "true":
+        logits = answer_of(problem.task, answer, batch)
+        loss = drawn_loss(logits, draw_labels(logits.detach(), problem.generator), batch.mask).sum()
+    else:
+        loss = problem.task.training_loss(lambda _: answer, batch).sum()
     used = {candidates[name].weight for name, *_ in calls} | {candidates[name].bias for name, *_ in calls}
     others = {name: part for name, part in trainable(problem.model).items() if name not in used}
     wanted = [output for *_, output in calls] + list(others.values())
@@ -156,6 +169,17 @@ def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch) -> Ca
         for name, gradient in zip(others, grads[len(calls) :], strict=True)
     }
     return Captured(pairs, squares, len(batch), batch.mask)
+
+
+def check_fisher(fisher: str, who: str) -> Fisher:
+    """The kind of Fisher matrix.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if fisher == "true" or fisher == "empirical":
+        return fisher
+    raise UsageError(f"{who}: fisher must be 'true' or 'empirical', got {fisher!r}.")
 
 
 def draw_labels(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -59,9 +59,9 @@ class ConjugateGradient(Solver):
         inner = [] if self.preconditioner is None else self.preconditioner.obstacles(problem)
         return [*missing(problem, self.curvature), *inner]
 
-    def due(self, step: int) -> bool:
-        """Whether the preconditioner wants new samples."""
-        return self.preconditioner is not None and self.preconditioner.due(step)
+    def wants(self, step: int, most: int) -> int:
+        """The preconditioner's."""
+        return 0 if self.preconditioner is None else self.preconditioner.wants(step, most)
 
     def update(self, problem: Problem, step: int | None = None) -> None:
         """Renew the preconditioner; the products themselves are always fresh."""

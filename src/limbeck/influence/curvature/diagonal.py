@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from limbeck.core.batch import Batch
 from limbeck.core.checks import positive, whole
 from limbeck.core.errors import LimbeckError, UnsupportedModelError, UsageError
 from limbeck.functional.divergences import cross_entropy, token_mean
-from limbeck.influence.curvature.capture import draw_labels, drawn_loss
+from limbeck.influence.curvature.capture import Fisher, check_fisher, draw_labels, drawn_loss
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import at, plain_attention
 from limbeck.influence.restoring import modes_restored
+from limbeck.influence.task import answer_of
 from limbeck.influence.vectors import Vector, scaled, trainable, zeros_like
 
 
@@ -39,18 +40,16 @@ class Diagonal(Solver):
 
     ROWS = 128
 
-    def __init__(self, damping: float = 0.1, *, fisher: Literal["true", "empirical"] = "true", refresh: int = 50) -> None:
+    def __init__(self, damping: float = 0.1, *, fisher: Fisher = "true", refresh: int = 50) -> None:
         self.damping = positive(damping, "Diagonal: damping")
-        if fisher not in ("true", "empirical"):
-            raise UsageError(f"Diagonal: fisher must be 'true' or 'empirical', got {fisher!r}.")
-        self.fisher = fisher
+        self.fisher = check_fisher(fisher, "Diagonal")
         self.refresh = whole(refresh, "Diagonal: refresh")
         self._squares: Vector | None = None
         self._updated = 0
 
-    def due(self, step: int) -> bool:
-        """Whether the squares are missing or older than `refresh` steps."""
-        return self._squares is None or step - self._updated >= self.refresh
+    def wants(self, step: int, most: int) -> int:
+        """All, where the squares are missing or older than `refresh` steps."""
+        return most if self._squares is None or step - self._updated >= self.refresh else 0
 
     def obstacles(self, problem: Problem) -> list[str]:
         """Labels are missing, or the model cannot be vectorised over samples."""
@@ -79,7 +78,11 @@ class Diagonal(Solver):
             UnsupportedModelError: A layer cannot be vectorised over samples.
         """
         with torch.no_grad():
-            labels = draw_labels(problem.model(batch).logits, problem.generator) if self.fisher == "true" else batch.targets
+            labels = (
+                draw_labels(answer_of(problem.task, problem.model(batch), batch), problem.generator)
+                if self.fisher == "true"
+                else batch.targets
+            )
         if labels is None:
             raise UsageError("Diagonal: the empirical Fisher needs labels, but the batch has none; use fisher='true'.")
         mask = torch.ones(len(batch), 0, dtype=torch.bool) if batch.mask is None else batch.mask
@@ -88,7 +91,7 @@ class Diagonal(Solver):
             one = Batch(
                 inputs.unsqueeze(0), label.unsqueeze(0), batch.index[:1], None if batch.mask is None else counted.unsqueeze(0)
             )
-            logits, target = at(problem.model, parameters)(one).logits, label.unsqueeze(0)
+            logits, target = answer_of(problem.task, at(problem.model, parameters)(one), one), label.unsqueeze(0)
             drawn = self.fisher == "true"
             return (drawn_loss(logits, target, one.mask) if drawn else token_mean(cross_entropy(logits, target), one.mask)).sum()
 

@@ -45,9 +45,9 @@ class Exact(Solver):
         self._matrix: Tensor | None = None
         self._updated = 0
 
-    def due(self, step: int) -> bool:
-        """Whether the matrix is missing or older than `refresh` steps."""
-        return self._matrix is None or step - self._updated >= self.refresh
+    def wants(self, step: int, most: int) -> int:
+        """All, where the matrix is missing or older than `refresh` steps."""
+        return most if self._matrix is None or step - self._updated >= self.refresh else 0
 
     def obstacles(self, problem: Problem) -> list[str]:
         """The model is too large, or lacks a derivative."""

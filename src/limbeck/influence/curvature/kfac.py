@@ -34,9 +34,9 @@ class KFAC(Solver):
         self._found: Kronecker | None = None
         self._updated = 0
 
-    def due(self, step: int) -> bool:
-        """Whether the factors are missing or older than `refresh` steps."""
-        return self._found is None or step - self._updated >= self.refresh
+    def wants(self, step: int, most: int) -> int:
+        """All, where the factors are missing or older than `refresh` steps."""
+        return most if self._found is None or step - self._updated >= self.refresh else 0
 
     def update(self, problem: Problem, step: int | None = None) -> None:
         """Renew factors and eigenbasis."""

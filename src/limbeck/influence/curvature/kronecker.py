@@ -6,8 +6,9 @@ and depthwise convolutions have one product per group. Parameters that no such l
 parameters) are divided by their mean squared gradient, one number per tensor.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from torch.func import vmap
 from limbeck.influence.curvature.capture import Block, Captured
 from limbeck.influence.curvature.solver import Gradients
 from limbeck.influence.vectors import Vector
+
+POSITIONS = 4_096
+"""Positions of a layer's inputs that a running factor is renewed from at most: enough for a mean, cheap under convolutions."""
 
 EXACT_EIGEN = 1_024
 """Up to this size eigenvectors are computed in float64: cheap there, and half a step's noise less."""
@@ -47,16 +51,31 @@ class Basis:
         """Every sample's g' (F + damping x mean eigenvalue)^-1 g, [B], from inputs [B, G, T, I] and gradients [B, G, T, O]."""
         level = self.values.mean()
         weights = torch.ones_like(self.values) if level == 0 else 1 / (self.values + damping * level)
-        turned = [(a @ self.inputs, d @ self.outputs) for a, d in calls]
-        if len(turned) == 1 and turned[0][0].shape[2] == 1:
-            a, d = turned[0]
+        if single(calls):
+            a, d = self._turned(*calls[0])
             return torch.einsum("bgo,goi,bgi->b", d[:, :, 0].square(), weights, a[:, :, 0].square())
-        rows, found = max(1, 2**24 // self.values.numel()), []
-        for start in range(0, len(turned[0][0]), rows):
+        return torch.cat([(gradients.square() * weights).flatten(1).sum(1) for gradients in self._along(calls)])
+
+    def moments(self, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The sum over samples of the squared gradient in the eigenbasis, [G, O, I]; a layer called twice adds up first."""
+        if single(calls):
+            a, d = self._turned(*calls[0])
+            return torch.einsum("bgo,bgi->goi", d[:, :, 0].square(), a[:, :, 0].square())
+        return reduce(torch.add, (gradients.square().sum(0) for gradients in self._along(calls)))
+
+    def _turned(self, a: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        return a @ self.inputs, d @ self.outputs
+
+    def _along(self, calls: list[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+        """Every sample's gradient in the eigenbasis, [b, G, O, I], some samples at a time; turned where that is cheaper."""
+        (_, o, i), positions = self.values.shape, sum(a.shape[2] for a, _ in calls)
+        early = positions * (i * i + o * o) <= o * i * (o + i)
+        parts = [self._turned(a, d) for a, d in calls] if early else calls
+        rows = max(1, 2**24 // self.values.numel())
+        for start in range(0, len(parts[0][0]), rows):
             cut = slice(start, start + rows)
-            gradients = sum(d[cut].transpose(2, 3) @ a[cut] for a, d in turned)
-            found.append((torch.as_tensor(gradients).square() * weights).flatten(1).sum(1))
-        return torch.cat(found)
+            gradients = reduce(torch.add, (d[cut].transpose(2, 3) @ a[cut] for a, d in parts))
+            yield gradients if early else self.outputs.transpose(1, 2) @ gradients @ self.inputs
 
     def energies_written(self, matrices: Tensor, damping: float) -> Tensor:
         """The same from gradients that are written out, [B, G, O, I]."""
@@ -74,6 +93,20 @@ class Kronecker:
 
     layers: dict[str, Basis]
     others: dict[str, Tensor]
+
+    def mixed(self, new: "Kronecker", keep: float) -> "Kronecker":
+        """The same eigenbasis with keep x these moments + (1 - keep) x those of the new samples, taken along it."""
+        pairs = ((name, basis, new.layers[name]) for name, basis in self.layers.items())
+        return Kronecker({name: replace(b, values=_mixed(b.values, n.values, keep)) for name, b, n in pairs}, new.others)
+
+    def turned(self, factors: "Factors") -> "Kronecker":
+        """The moments seen along the eigenvectors of these factors: the diagonal there of what they stood for; same trace."""
+        fresh = factors.decomposed()
+        for name, old in self.layers.items():
+            new = fresh.layers[name]
+            outputs, inputs = (new.outputs.transpose(1, 2) @ old.outputs, old.inputs.transpose(1, 2) @ new.inputs)
+            fresh.layers[name] = replace(new, values=outputs.square() @ old.values @ inputs.square())
+        return fresh
 
     def solve(self, v: Vector, where: Mapping[str, Block], damping: float) -> Vector:
         """(F + damping)^-1 v, block by block, damping relative to each block's mean eigenvalue."""
@@ -121,8 +154,64 @@ class Kronecker:
         return Kronecker(layers, others) if layers or others else None
 
 
+@dataclass(frozen=True)
+class Factors:
+    """The Kronecker factors themselves, as means that can run along a training.
+
+    Args:
+        inputs: A of every layer, [G, I, I], by module name.
+        outputs: S of every layer, [G, O, O].
+        others: Mean squared gradient of every parameter tensor that no layer covers.
+    """
+
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    others: dict[str, Tensor]
+
+    def decomposed(self) -> Kronecker:
+        """Eigenvectors, and the products of the eigenvalues."""
+        layers = {}
+        for name in self.inputs:
+            a_values, a_vectors = eigen(self.inputs[name])
+            s_values, s_vectors = eigen(self.outputs[name])
+            layers[name] = Basis(a_vectors, s_vectors, s_values.unsqueeze(2) * a_values.unsqueeze(1))
+        return Kronecker(layers, self.others)
+
+    def mixed(self, new: "Factors", keep: float) -> "Factors":
+        """Their running mean: keep x these + (1 - keep) x new ones. A layer that the new samples did not reach had gradient 0."""
+        inputs = {name: _mixed(part, new.inputs.get(name, part), keep) for name, part in self.inputs.items()}
+        outputs = {name: _mixed(part, new.outputs.get(name), keep) for name, part in self.outputs.items()}
+        others = {name: _mixed(part, new.others.get(name), keep) for name, part in self.others.items()}
+        return Factors(new.inputs | inputs, new.outputs | outputs, new.others | others)
+
+    def state(self) -> dict[str, Tensor]:
+        """Flat, for a checkpoint; `others` stand in that of the curvature."""
+        flat = {f"a/{name}": part for name, part in self.inputs.items()}
+        return flat | {f"s/{name}": part for name, part in self.outputs.items()}
+
+    @staticmethod
+    def from_state(state: Mapping[str, Tensor], others: dict[str, Tensor]) -> "Factors | None":
+        """The inverse of `state`; None where no factors were kept."""
+        inputs, outputs = ({k.removeprefix(p): v for k, v in state.items() if k.startswith(p)} for p in ("a/", "s/"))
+        return Factors(inputs, outputs, others) if inputs else None
+
+
+def _mixed(old: Tensor, new: Tensor | None, keep: float) -> Tensor:
+    return keep * old if new is None else keep * old + (1 - keep) * new
+
+
 def estimate(captured: Iterable[tuple[dict[str, Block], Captured]]) -> Kronecker:
     """Factors over all samples, their eigenvectors, and the products of their eigenvalues: K-FAC."""
+    return factors(captured).decomposed()
+
+
+def factors(captured: Iterable[tuple[dict[str, Block], Captured]], draw: torch.Generator | None = None) -> Factors:
+    """The two factors of every layer over all samples.
+
+    Args:
+        captured: Layer inputs and output gradients.
+        draw: Draws `POSITIONS` of a layer's inputs where there are more; None takes all.
+    """
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     positions: dict[str, int] = {}
@@ -133,16 +222,24 @@ def estimate(captured: Iterable[tuple[dict[str, Block], Captured]]) -> Kronecker
         for name, level in part.others.items():
             others[name] = others.get(name, torch.zeros(())) + level * part.count
         for name, calls in part.pairs.items():
-            for a, d in ((part.counted(a), d) for a, d in calls):
+            for a, d in ((_drawn(part.counted(a), draw), d) for a, d in calls):
                 inputs[name] = inputs.get(name, torch.zeros(())) + torch.einsum("bgti,bgtj->gij", a, a)
                 outputs[name] = outputs.get(name, torch.zeros(())) + torch.einsum("bgto,bgtp->gop", d, d)
                 positions[name] = positions.get(name, 0) + a.shape[0] * a.shape[2]
-    layers = {}
-    for name in inputs:
-        a_values, a_vectors = eigen(inputs[name] / max(positions[name], 1))
-        s_values, s_vectors = eigen(outputs[name] / count)
-        layers[name] = Basis(a_vectors, s_vectors, s_values.unsqueeze(2) * a_values.unsqueeze(1))
-    return Kronecker(layers, {name: level / count for name, level in others.items()})
+    return Factors(
+        {name: part / max(positions[name], 1) for name, part in inputs.items()},
+        {name: part / count for name, part in outputs.items()},
+        {name: level / count for name, level in others.items()},
+    )
+
+
+def _drawn(inputs: Tensor, draw: torch.Generator | None) -> Tensor:
+    """`POSITIONS` of a layer's inputs [B, G, T, I], as [n, G, 1, I]; all as they are where there are no more."""
+    count = inputs.shape[0] * inputs.shape[2]
+    if draw is None or count <= POSITIONS:
+        return inputs
+    places = torch.randperm(count, generator=draw)[:POSITIONS].to(inputs.device)
+    return inputs[places // inputs.shape[2], :, places % inputs.shape[2]].unsqueeze(2)
 
 
 def corrected(found: Kronecker, captured: Iterable[tuple[dict[str, Block], Captured]]) -> Kronecker:
@@ -152,26 +249,15 @@ def corrected(found: Kronecker, captured: Iterable[tuple[dict[str, Block], Captu
     for _, part in captured:
         count += part.count
         for name, calls in part.pairs.items():
-            basis = found.layers.get(name)
-            if basis is not None:
-                moments[name] = moments[name] + _second_moments(basis, calls)
+            if name in found.layers:
+                moments[name] = moments[name] + found.layers[name].moments(calls)
     layers = {name: replace(basis, values=moments[name] / count) for name, basis in found.layers.items()}
     return replace(found, layers=layers)
 
 
-def _second_moments(basis: Basis, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Sum over samples of the squared gradient in the eigenbasis, [G, O, I]; a layer called twice adds its gradients first."""
-    turned = [(a @ basis.inputs, d @ basis.outputs) for a, d in calls]
-    if len(turned) == 1 and turned[0][0].shape[2] == 1:
-        a, d = turned[0]
-        return torch.einsum("bgo,bgi->goi", d[:, :, 0].square(), a[:, :, 0].square())
-    rows = max(1, 2**24 // basis.values.numel())
-    total = torch.zeros_like(basis.values)
-    for start in range(0, len(turned[0][0]), rows):
-        cut = slice(start, start + rows)
-        gradients = sum(d[cut].transpose(2, 3) @ a[cut] for a, d in turned)
-        total = total + torch.as_tensor(gradients).square().sum(0)
-    return total
+def single(calls: list[tuple[Tensor, Tensor]]) -> bool:
+    """Whether a layer saw each sample once, at one position: its gradient is then one outer product."""
+    return len(calls) == 1 and calls[0][0].shape[2] == 1
 
 
 def eigen(matrices: Tensor) -> tuple[Tensor, Tensor]:

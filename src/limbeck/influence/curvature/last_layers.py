@@ -36,9 +36,9 @@ class LastLayers(Solver):
         with self._alone(problem.model):
             return self.solver.obstacles(problem)
 
-    def due(self, step: int) -> bool:
+    def wants(self, step: int, most: int) -> int:
         """The inner solver's."""
-        return self.solver.due(step)
+        return self.solver.wants(step, most)
 
     def update(self, problem: Problem, step: int | None = None) -> None:
         """The inner solver's, with the other parameters frozen meanwhile."""

@@ -1,10 +1,10 @@
 """The interface of every inverse, and what an inverse may look at."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, final, overload
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,32 @@ class Problem:
         return replace(self, batches=[everyone.take(rows.to(everyone.index.device))])
 
 
+@final
+class Later(Sequence[Batch]):
+    """One batch that is read when it is first looked at, and kept: many an inverse looks at no sample once it is estimated.
+
+    Args:
+        read: Gives the batch.
+    """
+
+    def __init__(self, read: Callable[[], Batch]) -> None:
+        self.read = read
+
+    @cached_property
+    def _batches(self) -> list[Batch]:
+        return [self.read()]
+
+    def __len__(self) -> int:
+        return 1
+
+    @overload
+    def __getitem__(self, place: int) -> Batch: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Batch]: ...
+    def __getitem__(self, place: int | slice) -> Batch | list[Batch]:
+        return self._batches[place]
+
+
 class Gradients(Protocol):
     """Every sample's gradient of one batch, in the form in which a model's layers give it."""
 
@@ -74,9 +100,14 @@ class Solver(ABC):
         """Why the inverse cannot be had of this model, all reasons; asked before any work, with a few samples only."""
         return []
 
-    def due(self, step: int) -> bool:
-        """Whether `update` would do anything at this step, so that nobody gathers samples in vain."""
-        return False
+    def wants(self, step: int, most: int) -> int:
+        """How many training samples `update` is to read at this step, so that nobody gathers them in vain; 0 for no update.
+
+        Args:
+            step: Optimiser steps taken.
+            most: Samples that there may be, >= 1.
+        """
+        return 0
 
     @abstractmethod
     def solve(self, v: Vector, problem: Problem) -> Vector:
