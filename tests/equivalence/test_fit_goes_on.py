@@ -61,6 +61,7 @@ STEPS: dict[str, Callable[[], Update]] = {
     "student": Student,
     "teacher_only": TeacherOnly,
     "simultaneous": lambda: Simultaneous(feedback=0.5),
+    "first_order": lambda: TeacherOnly(feedback=0.5, order="first"),
     "control": lambda: Simultaneous(weighted=False),
     "sequential": Sequential,
     "offline": lambda: Offline(EKFAC(), epochs=1),

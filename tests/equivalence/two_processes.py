@@ -82,6 +82,7 @@ CASES: dict[str, Case] = {
         lambda: Simultaneous(feedback=0.5),
         {"accumulate": 2},
     ),
+    "first order": (lambda: parts(weights=ekfac(), trained=True), lambda: TeacherOnly(feedback=0.5, order="first"), {}),
     "sequential": (lambda: parts(weights=ekfac(), trained=True), Sequential, {}),
     "offline": (lambda: parts(weights=Uniform()), lambda: Offline(epochs=1), {}),
     "a trained term": (projected, Student, {}),

@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
-from training_makers import Parts, net, parts, prepared
+from training_makers import Parts, net, parts, prepared, same, train, weighting
 
 from limbeck.core.batch import Batch
 from limbeck.core.objective import Objective
 from limbeck.core.outputs import Outputs, Views
+from limbeck.influence.vectors import flatten
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.training.steps.simultaneous import Simultaneous
+from limbeck.training.steps.with_teacher import TeacherSide
 from limbeck.training.teacher_update import teacher_backward
 from limbeck.training.weighted import weighted_backward
 
@@ -115,6 +117,43 @@ def test_feedback_is_double_backward_through_the_step(kind: str, objective: Obje
 def test_feedback_is_a_central_difference(kind: str) -> None:
     one, weights = made(kind), some_weights(12)
     assert furthest(products_way(one, weights), Twin(one, weights).central_difference()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["mlp", "batchnorm"])
+def test_the_first_order_comes_near_the_exact_gradient_as_the_step_gets_small(kind: str) -> None:
+    """The gap, in shares of the gradient, falls as the student's rate does; feedback is compared without the direct part."""
+
+    def gap(rate: float, feedback: float) -> float:
+        found = []
+        for order in ("exact", "first"):
+            one, step = made(kind), Simultaneous(feedback=feedback, order=order, alpha=1.0)
+            training, batch = prepared(one, step)
+            training.base_rates, training.number = [rate], 1  # no comparison at step 1
+            torch.manual_seed(6)
+            weights = some_weights(12)
+            _, pieces = weighted_backward(training, batch, weights)
+            step.backward(training, pieces, weights, torch.ones_like(weights), weighted=False)
+            found.append(flatten(step.gradient()))
+        return float((found[0] - found[1]).norm() / found[0].norm())
+
+    for feedback in (0.0, 1e9):
+        small, smaller = gap(1e-3, feedback), gap(1e-4, feedback)
+        assert 0 < smaller < small < 0.05
+        assert small / smaller == pytest.approx(10, rel=0.1)
+
+
+def test_the_first_order_says_how_far_it_is_from_the_exact_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison is logged when it is due, and leaves no trace: without it the run is the same to the bit."""
+    runs = []
+    for compare in (3, 10**9):
+        monkeypatch.setattr(TeacherSide, "COMPARE", compare)
+        one = parts(kind="dropout", weights=weighting(), trained=True)
+        runs.append(train(one, Simultaneous(feedback=0.5, order="first")))
+    said = [record.figures.get("teacher_agreement") for record in runs[0].records]
+    assert [number for number, value in enumerate(said) if value is not None] == [0, 3, 6]
+    assert all(0.5 < value <= 1 + 1e-9 for value in said if value is not None)
+    assert same(runs[0].student, runs[1].student)
+    assert same(runs[0].teacher, runs[1].teacher)
 
 
 def test_feedback_of_a_cut_batch_is_that_of_the_whole() -> None:

@@ -112,15 +112,22 @@ def test_feedback_without_queries_is_refused(step: Callable[..., Update]) -> Non
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"rate": -1.0}, "rate"), ({"alpha": 1.5}, "alpha"), ({"T": 0.0}, "T"), ({"feedback": -0.1}, "feedback")],
+    [
+        ({"rate": -1.0}, "rate"),
+        ({"alpha": 1.5}, "alpha"),
+        ({"T": 0.0}, "T"),
+        ({"feedback": -0.1}, "feedback"),
+        ({"order": "second"}, "order"),
+    ],
 )
-def test_settings_out_of_range(changes: dict[str, float], said: str) -> None:
+def test_settings_out_of_range(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=f"teacher update: {said} must"):
         Simultaneous(**changes)
 
 
 def test_steps_say_what_they_are() -> None:
     assert repr(Simultaneous(0.2, weighted=False)) == "Simultaneous(rate=0.2, weighted=False)"
+    assert repr(Sequential(order="first")) == "Sequential(rate=0.1, order='first')"
     assert [repr(step()) for step in MOVING] == ["TeacherOnly(rate=0.1)", "Simultaneous(rate=0.1)", "Sequential(rate=0.1)"]
 
 

@@ -218,8 +218,17 @@ def per_sample_gradients_slow(model: nn.Module, loss: Loss, batch: Batch) -> Ten
     return torch.stack(rows)
 
 
-def logit_tangents(model: nn.Module, parameters: Vector, batch: Batch, direction: Vector, *, rng: Tensor | None = None) -> Tensor:
-    """J_i direction for every sample: how the logits move when the parameters move, in the shape of the logits."""
+def logit_tangents(
+    model: nn.Module, parameters: Vector, batch: Batch, direction: Vector, *, rng: Tensor | None = None
+) -> tuple[Tensor, Outputs]:
+    """J_i direction for every sample, how the logits move when the parameters do, in their shape; and the outputs themselves."""
     where = {name: part.detach() for name, part in parameters.items()}
     with torch.no_grad(), statistics_untouched(model), random_state(rng), plain_attention(), fwAD.dual_level():
-        return tangent_of(at(model, _dual(where, direction))(batch).logits)
+        answer = at(model, _dual(where, direction))(batch)
+        return tangent_of(answer.logits), answer.map(_still)
+
+
+def _still(value: Tensor) -> Tensor:
+    """The value without its tangent."""
+    primal: Tensor = fwAD.unpack_dual(value).primal  # type: ignore[no-untyped-call]
+    return primal

@@ -106,7 +106,7 @@ def _shares(model: nn.Module, loss: Loss, batch: Batch, q: Vector) -> Tensor:
     if any(part is not None for part in others):
         raise UnsupportedModelError("score_tokens: the training loss reads inner features, which belong to no single token.")
     try:
-        moved = logit_tangents(model, trainable(model), batch, q)
+        moved, _ = logit_tangents(model, trainable(model), batch, q)
     except (NotImplementedError, RuntimeError) as error:
         why = missing_derivative(error)
         if not why:

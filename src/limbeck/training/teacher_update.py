@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.optim import SGD
 
 from limbeck.core.batch import Batch
-from limbeck.core.checks import fraction, not_negative, positive
+from limbeck.core.checks import fraction, not_negative, one_of, positive
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Outputs, Views
 from limbeck.functional.divergences import cross_entropy, kd_divergence, token_mean
-from limbeck.influence.gradients import at, logit_tangents, mean_gradient
-from limbeck.influence.restoring import random_state, statistics_untouched
+from limbeck.influence.gradients import logit_tangents, mean_gradient
+from limbeck.influence.restoring import random_state
 from limbeck.influence.vectors import Vector, combine, trainable
 from limbeck.teachers.single import Single
 from limbeck.training.training import Training
-from limbeck.training.weighted import Part, average_gradients, peek_at, weigh
+from limbeck.training.weighted import Part, average_gradients, look_at, weigh
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class TeacherRule:
         alpha: Share of the soft part in the teacher's loss, in [0, 1].
         T: Temperature of the soft part, > 0.
         feedback: Factor of the second-order part through the student's step, >= 0; 0 leaves it out.
+        order: `exact` looks at the student where its step would take it; `first` re-uses what is known of the present one.
 
     Reference: KD-AIF, arXiv:2501.02705 (its exact teacher loss is not known); the loss follows LGTM, arXiv:2305.09651.
     """
@@ -41,12 +42,18 @@ class TeacherRule:
     alpha: float = 0.4
     T: float = 4.0
     feedback: float = 0.0
+    order: str = "exact"
 
     def __post_init__(self) -> None:
         not_negative(self.rate, "teacher update: rate")
         fraction(self.alpha, "teacher update: alpha")
         positive(self.T, "teacher update: T")
         not_negative(self.feedback, "teacher update: feedback")
+        one_of(self.order, ("exact", "first"), "teacher update: order")
+
+    def said(self) -> str:
+        """What a step says of it in its `repr`."""
+        return f"rate={self.rate:g}{'' if self.order == 'exact' else ', order=' + repr(self.order)}"
 
     def loss(self, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
         """(1 - alpha) CE(y, teacher) + alpha T^2 KL(student || teacher), [B]; the student is held fixed.
@@ -98,17 +105,53 @@ def teacher_backward(
         student_weights: [B] the weights of the student's step.
         weighted: Whether the teacher's samples are weighted by their influence at the lookahead.
     """
-    student = training.distiller.student
     ahead = lookahead(training)
-    weights = weigh(training, parts, peek_at(training, parts, ahead), ahead) if weighted else torch.ones_like(student_weights)
-    pull = _query_gradient(training, ahead) if rule.feedback > 0 else None
+    losses, seen = look_at(training, parts, ahead)
+    queried = query_gradient(training, ahead) if rule.feedback > 0 else None
+    weights = weigh(training, parts, losses, ahead, queried=queried) if weighted else torch.ones_like(student_weights)
+    _backward(training, teacher, rule, parts, seen, weights, student_weights, None if queried is None else queried[0])
+
+
+def first_order_backward(
+    training: Training,
+    teacher: Single,
+    rule: TeacherRule,
+    parts: list[Part],
+    student_weights: Tensor,
+    weights: Tensor,
+    pull: Vector | None,
+) -> None:
+    """The same with all that belongs to the lookahead taken from the present student: right to first order in eta_S.
+
+    Args:
+        training: The run, after the student's backward pass and before its step.
+        teacher: The teacher to move.
+        rule: Its loss.
+        parts: The batch, cut, with the student's answers.
+        student_weights: [B] the weights of the student's step.
+        weights: [B] the weights of the teacher's samples.
+        pull: A query gradient of the student, of this step or of one not long ago; None leaves the feedback out.
+    """
+    seen = [part.student for part in parts if part.student is not None]
+    _backward(training, teacher, rule, parts, seen, weights, student_weights, pull)
+
+
+def _backward(
+    training: Training,
+    teacher: Single,
+    rule: TeacherRule,
+    parts: list[Part],
+    seen: list[Outputs],
+    weights: Tensor,
+    student_weights: Tensor,
+    pull: Vector | None,
+) -> None:
+    """Both parts of the gradient, given what of the student goes into them."""
     count, start = len(student_weights), 0
-    for part in parts:
+    for part, student in zip(parts, seen, strict=True):
         rows = slice(start, start + len(part.batch))
-        with torch.no_grad(), statistics_untouched(student), random_state(part.rng):
-            seen = at(student, ahead)(part.batch).logits
         answer = cast(Outputs, teacher.tapped(part.batch))
-        loss = (weights[rows] * rule.loss(answer.logits, seen, part.batch)).sum() / count
+        loss = (weights[rows] * rule.loss(answer.logits, student.logits, part.batch)).sum() / count
         if pull is not None:
             loss = loss + rule.feedback * feedback(training, part, answer.logits, student_weights[rows], pull, count)
         torch.autograd.backward(loss)
@@ -135,9 +178,7 @@ def feedback(training: Training, part: Part, teacher: Tensor, weights: Tensor, p
     """
     student = training.distiller.student
     own = {name: p.detach() for name, p in trainable(student).items()}
-    u = logit_tangents(student, own, part.batch, pull, rng=part.rng)
-    with torch.no_grad(), statistics_untouched(student), random_state(part.rng):
-        present = student(part.batch)
+    u, present = logit_tangents(student, own, part.batch, pull, rng=part.rng)
     s = present.logits.detach().requires_grad_()
     views = Views(Outputs(s, present.features), Outputs(teacher, part.teacher.features if part.teacher else {}), part.batch)
     values = training.distiller.objective.per_sample(views)
@@ -147,8 +188,8 @@ def feedback(training: Training, part: Part, teacher: Tensor, weights: Tensor, p
     return total
 
 
-def _query_gradient(training: Training, ahead: Vector) -> Vector:
-    """v', the mean query gradient at the lookahead.
+def query_gradient(training: Training, parameters: Vector | None = None) -> tuple[Vector, float]:
+    """The gradient of the mean query loss at the student's own or at other parameters, and that loss (nats).
 
     Raises:
         UsageError: There is no query set.
@@ -157,4 +198,4 @@ def _query_gradient(training: Training, ahead: Vector) -> Vector:
         raise UsageError("teacher update: feedback needs a query set, but the run has none; pass queries=... to fit.")
     distiller = training.distiller
     with random_state(torch.get_rng_state()):  # the next step's dropout masks stay as they are
-        return mean_gradient(distiller.student, distiller.task().query_loss, [training.queries], ahead)[0]
+        return mean_gradient(distiller.student, distiller.task().query_loss, [training.queries], parameters)

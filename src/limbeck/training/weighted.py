@@ -1,9 +1,12 @@
-"""A weighted step of the student: forward, scores, weights, backward, in parts where the batch is cut."""
+"""A weighted step of the student: forward, scores, weights, backward, in parts where the batch is cut.
+
+Just over 300 lines: the ways to a step share what they are made of, and must stay equal to each other.
+"""
 
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +30,19 @@ from limbeck.weighting.weighting import Step
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a batch with the teacher's answer and the random state of the student's pass through it."""
+    """A piece of a batch with the teacher's answer and the random state of the student's pass through it.
+
+    Args:
+        batch: Its samples.
+        teacher: What the teacher answered.
+        rng: The state of the random numbers.
+        student: What the student answered in the step's own pass, detached; None before it.
+    """
 
     batch: Batch
     teacher: Outputs | None
     rng: Tensor
+    student: Outputs | None = None
 
 
 def parts_of(training: Training, batch: Batch) -> list[Part]:
@@ -67,6 +78,7 @@ def weigh(
     losses: Tensor,
     parameters: Vector | None = None,
     known: tuple[Vector, Tensor] | None = None,
+    queried: tuple[Vector, float] | None = None,
 ) -> Tensor:
     """The weights of a batch's samples, normalised over the whole batch, however it is cut.
 
@@ -76,6 +88,7 @@ def weigh(
         losses: [B], each sample's loss, detached.
         parameters: Other student parameters than its own, for a lookahead.
         known: A direction and the inner products with it, where they are at hand.
+        queried: The gradient of the mean query loss at the lookahead, and that loss, where they are at hand.
     """
     distiller = training.distiller
     student = distiller.student
@@ -97,11 +110,16 @@ def weigh(
         torch.cat([p.batch.index for p in parts]),
     )
     with random_state(torch.get_rng_state()):  # a weighting draws what it likes; the student's dropout masks stay as they are
-        return distiller.weighting(Step(training.number, batch, full_precision(losses), dot, parameters)).detach()
+        return distiller.weighting(Step(training.number, batch, full_precision(losses), dot, parameters, queried)).detach()
 
 
 def peek_at(training: Training, parts: list[Part], parameters: Vector | None = None) -> Tensor:
-    """Every sample's loss, [B], without a graph; running statistics and random numbers stay as they are.
+    """Every sample's loss, [B], without a graph; see `look_at`."""
+    return look_at(training, parts, parameters)[0]
+
+
+def look_at(training: Training, parts: list[Part], parameters: Vector | None = None) -> tuple[Tensor, list[Outputs]]:
+    """Every sample's loss, [B], and the student's answer to each part; running statistics and random numbers do not move.
 
     Args:
         training: The run.
@@ -110,15 +128,20 @@ def peek_at(training: Training, parts: list[Part], parameters: Vector | None = N
     """
     student = training.distiller.student
     forward: Forward = student if parameters is None else at(student, parameters)
-    rows = []
+    rows, seen = [], []
     for part in parts:
         with torch.no_grad(), statistics_untouched(student), random_state(part.rng):
-            rows.append(part_loss(training, part)(forward, part.batch))
-    return torch.cat(rows)
+            with training.engine.autocast():
+                answer = forward(part.batch)
+            rows.append(part_loss(training, part)(lambda _, answer=answer: answer, part.batch))
+        seen.append(answer)
+    return torch.cat(rows), seen
 
 
 def weighted_backward(training: Training, batch: Batch, weights: Tensor | None = None) -> tuple[Record, list[Part]]:
     """Forward, weights, backward: afterwards the student's gradient is that of (1/B) sum_i w_i L_i over all processes.
+
+    Gives the record, and the parts of the batch with the student's answers.
 
     With per="token" in the distiller it is that of (sum_i w_i n_i L_i) / (sum_i n_i), n_i the tokens of sample i that count.
 
@@ -139,7 +162,8 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
     way = _way(training, parts, q)
     if way == "captured":
         assert q is not None
-        return captured_backward(training, parts[0], q, amounts), parts
+        record, answered = captured_backward(training, parts[0], q, amounts)
+        return record, [answered]
     if weights is None and len(parts) > 1:
         weights = weigh(training, parts, peek_at(training, parts))
     average = None if engine.processes == 1 else lambda part: engine.gather(part.unsqueeze(0)).mean(0)
@@ -164,7 +188,8 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         seen.append(views)
     average_gradients(engine, distiller.objective.parameters())
     assert weights is not None
-    return _record(training, seen, torch.cat(values, 1), total, weights, amounts), parts
+    answered = [replace(part, student=views.student.detach()) for part, views in zip(parts, seen, strict=True)]
+    return _record(training, seen, torch.cat(values, 1), total, weights, amounts), answered
 
 
 def _times(weights: Tensor, amounts: Tensor | None) -> Tensor:
@@ -187,7 +212,7 @@ def _way(training: Training, parts: list[Part], q: Vector | None) -> StepWay:
     return "separate" if way == "captured" and not isinstance(distiller.balancer, Static) else way
 
 
-def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor | None = None) -> Record:
+def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor | None = None) -> tuple[Record, Part]:
     """One backward pass to the layers' outputs; scores, weights and the weighted gradient are made of what was captured there."""
     distiller, engine, count = training.distiller, training.engine, len(part.batch)
     capture, ones = Capture(distiller.student), torch.ones(count, device=part.batch.index.device)
@@ -208,7 +233,7 @@ def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor
         with engine.autocast(), random_state(before):  # terms that draw draw the same again
             engine.backward(distiller.loss(Views(views.student.detach(), views.teacher, views.batch), counting).total)
     total = float((losses * counting.to(losses.dtype)).mean())
-    return _record(training, [views], values, total, weights, amounts)
+    return _record(training, [views], values, total, weights, amounts), replace(part, student=views.student.detach())
 
 
 def _record(

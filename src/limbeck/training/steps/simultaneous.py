@@ -1,10 +1,11 @@
 """KD-AIF's mechanism 3: teacher and student move together, both weighted; and its unweighted control."""
 
+from dataclasses import replace
 from typing import final
 
 from limbeck.core.batch import Batch
 from limbeck.training.steps.with_teacher import TeacherSide, ones
-from limbeck.training.teacher_update import TeacherRule, teacher_backward
+from limbeck.training.teacher_update import TeacherRule
 from limbeck.training.training import Record, Training
 from limbeck.training.weighted import weighted_backward
 
@@ -18,6 +19,8 @@ class Simultaneous(TeacherSide):
         alpha: Share of the soft part in the teacher's loss, in [0, 1].
         T: Temperature of the soft part, > 0.
         feedback: Factor of the second-order part through the student's step, >= 0.
+        order: `exact` looks at the student where its step would take it; `first` re-uses what is known of the present one, which
+            is cheaper and right for small steps only; how far the two agree is logged as `teacher_agreement`.
         weighted: False gives every sample weight 1 on both sides: joint training without weights.
 
     Reference: KD-AIF, arXiv:2501.02705, mechanism 3. Differs from the paper: the teacher's loss, which the sources do not give.
@@ -29,18 +32,25 @@ class Simultaneous(TeacherSide):
     trains_teacher = True
 
     def __init__(
-        self, rate: float = 0.1, *, alpha: float = 0.4, T: float = 4.0, feedback: float = 0.0, weighted: bool = True
+        self,
+        rate: float = 0.1,
+        *,
+        alpha: float = 0.4,
+        T: float = 4.0,
+        feedback: float = 0.0,
+        order: str = "exact",
+        weighted: bool = True,
     ) -> None:
-        super().__init__(TeacherRule(rate, alpha, T, feedback), "Simultaneous")
+        super().__init__(TeacherRule(rate, alpha, T, feedback, order), "Simultaneous")
         self.weighted = weighted
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of both, both gradients taken before either moves: the order of the two optimisers makes no difference."""
         record, parts = weighted_backward(training, batch, None if self.weighted else ones(batch))
-        teacher_backward(training, self.model, self.rule, parts, record.weights, weighted=self.weighted)
+        figures = self.backward(training, parts, record.weights, record.weights, weighted=self.weighted)
         training.apply()
         self.step(training)
-        return record
+        return replace(record, figures=record.figures | figures)
 
     def __repr__(self) -> str:
-        return f"Simultaneous(rate={self.rule.rate:g}{'' if self.weighted else ', weighted=False'})"
+        return f"Simultaneous({self.rule.said()}{'' if self.weighted else ', weighted=False'})"

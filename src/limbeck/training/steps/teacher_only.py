@@ -1,12 +1,13 @@
 """KD-AIF's mechanism 2: the teacher's samples are weighted, the student's are not."""
 
+from dataclasses import replace
 from typing import final
 
 from limbeck.core.batch import Batch
 from limbeck.training.steps.with_teacher import TeacherSide, ones
-from limbeck.training.teacher_update import TeacherRule, teacher_backward
+from limbeck.training.teacher_update import TeacherRule
 from limbeck.training.training import Record, Training
-from limbeck.training.weighted import weighted_backward
+from limbeck.training.weighted import peek_at, weigh, weighted_backward
 
 
 @final
@@ -18,6 +19,8 @@ class TeacherOnly(TeacherSide):
         alpha: Share of the soft part in the teacher's loss, in [0, 1].
         T: Temperature of the soft part, > 0.
         feedback: Factor of the second-order part through the student's step, >= 0.
+        order: `exact` looks at the student where its step would take it; `first` re-uses what is known of the present one, which
+            is cheaper and right for small steps only; how far the two agree is logged as `teacher_agreement`.
 
     Reference: KD-AIF, arXiv:2501.02705. Reconstructed: mechanism 2 is inferred by elimination, the sources do not state it.
 
@@ -27,16 +30,19 @@ class TeacherOnly(TeacherSide):
 
     trains_teacher = True
 
-    def __init__(self, rate: float = 0.1, *, alpha: float = 0.4, T: float = 4.0, feedback: float = 0.0) -> None:
-        super().__init__(TeacherRule(rate, alpha, T, feedback), "TeacherOnly")
+    def __init__(
+        self, rate: float = 0.1, *, alpha: float = 0.4, T: float = 4.0, feedback: float = 0.0, order: str = "exact"
+    ) -> None:
+        super().__init__(TeacherRule(rate, alpha, T, feedback, order), "TeacherOnly")
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of both, both gradients taken before either moves."""
         record, parts = weighted_backward(training, batch, ones(batch))
-        teacher_backward(training, self.model, self.rule, parts, record.weights, weighted=True)
+        own = weigh(training, parts, peek_at(training, parts)) if self.rule.order == "first" else None
+        figures = self.backward(training, parts, record.weights, own, weighted=True)
         training.apply()
         self.step(training)
-        return record
+        return replace(record, figures=record.figures | figures)
 
     def __repr__(self) -> str:
-        return f"TeacherOnly(rate={self.rule.rate:g})"
+        return f"TeacherOnly({self.rule.said()})"

@@ -1,15 +1,26 @@
-"""What the steps that update the teacher share: its optimiser, made on first use and kept in the checkpoint."""
+"""What the steps that update the teacher share: its optimiser, its gradient by either order, and how far the two agree."""
 
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import SGD
 
 from limbeck.core.batch import Batch
 from limbeck.data.loader import Loader
+from limbeck.influence.restoring import random_state
+from limbeck.influence.vectors import Vector, dot
 from limbeck.teachers.single import Single
-from limbeck.training.teacher_update import TeacherRule, teacher_optimizer, trained_teacher
+from limbeck.training.teacher_update import (
+    TeacherRule,
+    first_order_backward,
+    query_gradient,
+    teacher_backward,
+    teacher_optimizer,
+    trained_teacher,
+)
 from limbeck.training.training import Training
+from limbeck.training.weighted import Part
 
 
 class TeacherSide:
@@ -20,11 +31,18 @@ class TeacherSide:
         who: The step's name, for messages.
     """
 
+    REUSE = 20
+    """Steps that the first order re-uses a query gradient for."""
+    COMPARE = 50
+    """Steps between two comparisons of the first order with the exact gradient."""
+
     def __init__(self, rule: TeacherRule, who: str) -> None:
         self.rule = rule
         self.who = who
         self.model: Single
         self.optimizer: SGD
+        self.pull: Vector | None = None
+        self.pulled = 0
 
     def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
         """Find the teacher and make its optimiser.
@@ -34,6 +52,40 @@ class TeacherSide:
         """
         self.model = trained_teacher(training, self.who)
         self.optimizer = teacher_optimizer(training, self.model, self.rule)
+        self.pull, self.pulled = None, 0
+
+    def backward(
+        self, training: Training, parts: list[Part], student_weights: Tensor, own: Tensor | None, *, weighted: bool
+    ) -> dict[str, float]:
+        """Leave the teacher's gradient in its parameters, by the rule's order; figures to log.
+
+        Args:
+            training: The run, with the student's gradient at hand.
+            parts: The batch, cut, with the student's answers.
+            student_weights: [B] of the student's step.
+            own: [B] the teacher's weights by the first order; not looked at by the exact one.
+            weighted: Whether the teacher's samples are weighted.
+        """
+        if self.rule.order == "exact" or own is None:
+            teacher_backward(training, self.model, self.rule, parts, student_weights, weighted=weighted)
+            return {}
+        exact = self._exact(training, parts, student_weights, weighted=weighted) if training.number % self.COMPARE == 0 else None
+        if self.rule.feedback > 0 and (self.pull is None or training.number - self.pulled >= self.REUSE):
+            self.pull, self.pulled = query_gradient(training)[0], training.number
+        first_order_backward(training, self.model, self.rule, parts, student_weights, own, self.pull)
+        return {} if exact is None else {"teacher_agreement": cosine(exact, self.gradient())}
+
+    def _exact(self, training: Training, parts: list[Part], student_weights: Tensor, *, weighted: bool) -> Vector:
+        """The exact gradient, of which nothing is kept; the random numbers stay as they are."""
+        with random_state(torch.get_rng_state()):
+            teacher_backward(training, self.model, self.rule, parts, student_weights, weighted=weighted)
+        exact = self.gradient()
+        self.optimizer.zero_grad(set_to_none=True)
+        return exact
+
+    def gradient(self) -> Vector:
+        """The teacher's gradient as it stands in its parameters."""
+        return {name: part.grad for name, part in self.model.tapped.named_parameters() if part.grad is not None}
 
     def step(self, training: Training) -> None:
         """Move the teacher along the gradient at hand, at its share of the student's present rate."""
@@ -43,12 +95,19 @@ class TeacherSide:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """The optimiser's state."""
-        return {"teacher_optimizer": self.optimizer.state_dict()}
+        """The optimiser's state, and the query gradient that is re-used."""
+        return {"teacher_optimizer": self.optimizer.state_dict(), "pull": self.pull, "pulled": self.pulled}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.optimizer.load_state_dict(state["teacher_optimizer"])
+        self.pull, self.pulled = state["pull"], state["pulled"]
+
+
+def cosine(a: Vector, b: Vector) -> float:
+    """Of the angle between two vectors that name the same parameters; 0 where one is 0."""
+    size = float((dot(a, a) * dot(b, b)).sqrt())
+    return float(dot(a, b)) / size if size > 0 else 0.0
 
 
 def ones(batch: Batch) -> torch.Tensor:
