@@ -63,8 +63,11 @@ def test_a_plain_scoring(calls: list[Call], capsys: pytest.CaptureFixture[str]) 
 
 def test_all_options(calls: list[Call], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--self", "--explain", "3", "--groups", "label", "--matrix", "--tile", "7", "--keep", "int8", "--resume", "--quiet"]
+    words += ["--remove", "5%", "--retrain"]
     assert main(["score", "here", "--solver", "Identity()", "--out", "x.parquet", *words]) == 0
-    assert calls[0]["wanted"] == Wanted(matrix=True, own=True, explain=3, groups="label", tile=7, keep="int8")
+    assert calls[0]["wanted"] == Wanted(
+        matrix=True, own=True, explain=3, groups="label", tile=7, keep="int8", remove="5%", retrain=True
+    )
     assert isinstance(calls[0]["solver"], Identity)
     assert (calls[0]["out"], calls[0]["resume"]) == (Path("x.parquet"), True)
     assert capsys.readouterr().err == ""

@@ -26,6 +26,12 @@ def score(
     groups: Annotated[
         str, typer.Option(metavar="COLUMN", help="Sums over each label, true_label or domain too.", show_default=False)
     ] = "",
+    remove: Annotated[
+        str, typer.Option(metavar="K", help="What leaving out the worst K samples (or 5%) would bring.", show_default="5%")
+    ] = "",
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Measure it: train again without them, and without as many others.")
+    ] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Every query against every sample too, in tiles.")] = False,
     tile: Annotated[int | None, typer.Option(help="Queries in a tile; as many as fit if not given.", show_default=False)] = None,
     keep: Annotated[str, typer.Option(help="A tile's directions: full, float16, int8 or rank:R.")] = "full",
@@ -43,13 +49,14 @@ def score(
       limbeck score runs/digits --self --explain 5 --groups label
       limbeck score runs/digits --matrix --solver "ConjugateGradient()" --out harm.parquet
       limbeck score runs/digits --matrix --resume
+      limbeck score runs/digits --remove 50 --retrain
     """  # noqa: D301
     _check(folder, resume=resume, replace=replace)
     from limbeck.cli.progress import progress_for
     from limbeck.experiment.score_tables import Wanted
     from limbeck.experiment.scoring import score_run
 
-    wanted = Wanted(matrix, own, explain, groups, tile, keep)
+    wanted = Wanted(matrix, own, explain, groups, tile, keep, remove, retrain)
     first = os.environ.get("RANK", "0") == "0"  # of several processes the first one writes and speaks
     with progress_for(sys.stderr, quiet=quiet or not first) as progress:
         found = score_run(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
@@ -21,7 +21,7 @@ from limbeck.experiment.arms import arms_of
 from limbeck.experiment.measuring import rows_together
 from limbeck.experiment.processes import engine_for
 from limbeck.experiment.ready import as_teacher
-from limbeck.experiment.recipe import Parts, load
+from limbeck.experiment.recipe import Parts, Recipe, load
 from limbeck.experiment.seeded import Seeded, loader_for, seeded
 from limbeck.experiment.unit import scored
 from limbeck.influence.task import Distillation
@@ -51,9 +51,11 @@ class Kept:
     """A run's student as it was kept.
 
     Args:
+        recipe: The run's.
         parts: What the recipe names, made.
         data: The data, cut as for the seed that was kept.
         student: On the device, called with a batch.
+        teacher: As it was at the end.
         task: The losses by which it was trained and is asked about.
         train: The training samples in the order of `rows`.
         queries: The query set.
@@ -61,9 +63,11 @@ class Kept:
         digest: Of the files that a score depends on, hexadecimal.
     """
 
+    recipe: Recipe
     parts: Parts
     data: Seeded
     student: Tapped
+    teacher: nn.Module
     task: Distillation
     train: OnDevice
     queries: list[Batch]
@@ -112,8 +116,9 @@ def kept(folder: Path, *, allow_python: bool = False) -> Kept:
     size = rows_together(data.spec.input_shape[0], data.spec.classes) if data.spec.kind == "language" else ROWS
     loader = Loader(parts.data, data.splits.train, batch_size=size, seed=0, labels=data.labels, shuffle=False, drop_last=False)
     queries = data.queries.to(engine.device).split(-(-len(data.queries) // size))
-    own = (*scored(distiller.objective, student, teacher), OnDevice(loader, engine.device))
-    return Kept(parts, data, *own, queries, engine, _digest(folder))
+    tapped, task = scored(distiller.objective, student, teacher)
+    train = OnDevice(loader, engine.device)
+    return Kept(recipe, parts, data, tapped, teacher, task, train, queries, engine, _digest(folder))
 
 
 def _digest(folder: Path) -> str:

@@ -21,6 +21,8 @@ from limbeck.experiment import folder as files
 from limbeck.influence.matrix import Tile
 
 BEGUN = "begun.json"
+RETRAINED = "retrained"
+"""The folder, among the parts, of trainings without some samples."""
 MadeOf = Mapping[str, object]
 """All that the numbers depend on, and what is asked for, by the name that a message calls it."""
 
@@ -150,7 +152,8 @@ class ScoreFiles:
             how = "go on with it by --resume" if begun else "give another --out"
             raise UsageError(f"score: {self.parts if begun else there} is there already; {how}, or write over it with --replace.")
         if self.parts.exists():
-            if any(path.suffix not in (".parquet", ".json", ".partial") for path in self.parts.iterdir()):
+            others = [path for path in self.parts.iterdir() if path.name != RETRAINED]
+            if any(path.suffix not in (".parquet", ".json", ".partial") for path in others):
                 raise UsageError(f"score: {self.parts} holds more than the parts of a scoring; give another --out.")
             with files.held(self.parts, "scoring"):
                 shutil.rmtree(self.parts)

@@ -1,5 +1,6 @@
 """What a scoring may be asked for, and the tables that are made of its finished parts."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,9 @@ GROUPS = ("label", "true_label", "domain")
 SHARES = (0.01, 0.02, 0.05, 0.1)
 """Of the samples, the worst of which are removed in the prediction."""
 SPOKEN = 0.05
-"""The share that the sentence is about."""
+"""The share that the sentence is about where none is named."""
+NUMBER = re.compile(r"(\d+)|(\d+(?:\.\d+)?)%")
+"""How many samples: so many, or a share."""
 SIZED = (ConjugateGradient, Exact, LBFGS, LiSSA)
 """Solvers whose scores are changes of loss, not only an order."""
 READABLE = "to first order, which holds for few samples and near a minimum"
@@ -45,6 +48,8 @@ class Wanted:
         groups: Sums over samples of one `label`, `true_label` or `domain`, in a file of their own; empty for none.
         tile: Queries in a tile of the matrix, >= 1; None for as many as the memory allows.
         keep: How a tile's directions are kept: `full`, `float16`, `int8` or `rank:R`.
+        remove: The worst samples whose removal is spoken of: a number of them, or a share such as `5%`; empty for 5 %.
+        retrain: Train again without them, and without as many drawn at random.
 
     Raises:
         UsageError: An argument is out of its range.
@@ -56,6 +61,8 @@ class Wanted:
     groups: str = ""
     tile: int | None = None
     keep: str = "full"
+    remove: str = ""
+    retrain: bool = False
 
     def __post_init__(self) -> None:
         whole(self.explain, "score: --explain", least=0)
@@ -64,6 +71,21 @@ class Wanted:
         if self.tile is not None:
             whole(self.tile, "score: --tile")
         Packing(self.keep)
+        if self.remove and not NUMBER.fullmatch(self.remove):
+            raise UsageError(f"score: --remove: must be a number of samples such as 50 or a share such as 5%, got {self.remove}.")
+
+    def removed(self, count: int) -> int:
+        """How many of so many samples are removed.
+
+        Raises:
+            UsageError: None or all would be removed.
+        """
+        found = NUMBER.fullmatch(self.remove or f"{100 * SPOKEN:g}%")
+        assert found is not None
+        worst = int(found[1]) if found[1] else max(1, round(float(found[2]) / 100 * count))
+        if not 1 <= worst < count:
+            raise UsageError(f"score: --remove: must be from 1 to {count - 1} of the {count} samples, got {self.remove}.")
+        return worst
 
     @property
     def tiles(self) -> bool:
@@ -98,7 +120,9 @@ def write(run: Kept, solver: Solver, wanted: Wanted, home: ScoreFiles, count: in
         written.add(home.groups)
     files.write_table(home.out, columns)
     loss = float(scores["query_loss"][0].as_py())
-    home.close(written, _summary(run, solver, phi, loss, str(scores["way"][0].as_py()), made_of))
+    measured = home.part("removal").to_pylist()[0] if wanted.retrain else {}
+    way, worst = str(scores["way"][0].as_py()), wanted.removed(len(phi))
+    home.close(written, _summary(run, solver, phi, loss, way, worst, measured, made_of))
 
 
 def _named(name: str, queries: Tensor, by: Tensor) -> dict[str, list[object]]:
@@ -140,15 +164,26 @@ def _sums(run: Kept, name: str, phi: Tensor, groups: Tensor) -> dict[str, list[o
 
 
 def _summary(
-    run: Kept, solver: Solver, phi: Tensor, query_loss: float, way: str, made_of: dict[str, object]
+    run: Kept,
+    solver: Solver,
+    phi: Tensor,
+    query_loss: float,
+    way: str,
+    worst: int,
+    measured: dict[str, float],
+    made_of: dict[str, object],
 ) -> dict[str, object]:
     curve, count = removal_curve(phi), len(phi)
-    removed = {share: max(1, round(share * count)) for share in SHARES}
-    worst = removed[SPOKEN]
+    removed = sorted({worst, *(max(1, round(share * count)) for share in SHARES)})
     sentence = (
         f"Without its {worst} most harmful of {count} samples the student's mean query loss, {query_loss:.4g}, is predicted to "
         f"change by {float(curve[worst]):+.2g}; {READABLE if isinstance(solver, SIZED) else ORDERED}."
     )
+    if measured:
+        sentence += (
+            f" Trained again without them it changed by {measured['measured']:+.2g}, without as many drawn at random by "
+            f"{measured['random']:+.2g}."
+        )
     return {
         "schema": files.SCHEMA,
         "sentence": sentence,
@@ -157,6 +192,8 @@ def _summary(
         "queries": len(run.data.queries),
         "query_loss": query_loss,
         "way": way,
-        "removal": [{"count": worst, "predicted": float(curve[worst])} for worst in removed.values()],
+        "removal": [
+            {"count": number, "predicted": float(curve[number]), **(measured if number == worst else {})} for number in removed
+        ],
         "made_of": made_of,
     }

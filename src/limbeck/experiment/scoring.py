@@ -11,14 +11,16 @@ from limbeck.experiment import folder as files
 from limbeck.experiment.kept import Kept, kept
 from limbeck.experiment.processes import by_the_first, together
 from limbeck.experiment.progress import Progress, Silent
-from limbeck.experiment.score_files import ScoreFiles, columns_of, tile_name
+from limbeck.experiment.removal import check_retraining, query_loss_without
+from limbeck.experiment.score_files import RETRAINED, ScoreFiles, columns_of, tile_name
 from limbeck.experiment.score_tables import Wanted, groups_of, write
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Solver
+from limbeck.influence.explain import measure_removal
 from limbeck.influence.matrix import self_influence_of, tile_size, tiles_of
 from limbeck.influence.packing import Packing
 from limbeck.influence.prepared import Prepared, prepare
-from limbeck.influence.scores import scores_of
+from limbeck.influence.scores import Scores, scores_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ def score_run(
     progress, solver, wanted, home = progress or Silent(), solver or EKFAC(), wanted or Wanted(), ScoreFiles(out)
     run = kept(folder, allow_python=allow_python)
     groups_of(run, wanted.groups)  # refused before work, where there are none
+    wanted.removed(len(run.rows))
+    if wanted.retrain:
+        check_retraining(run)
     fitting = tile_size(run.student, packing=Packing(wanted.keep), samples=len(run.rows))
     size = min(wanted.tile or fitting, len(run.data.queries))
     made_of = _made_of(run, solver, wanted, size)
@@ -98,6 +103,8 @@ def _made_of(run: Kept, solver: Solver, wanted: Wanted, size: int) -> dict[str, 
         "self": wanted.own,
         "explain": wanted.explain,
         "groups": wanted.groups,
+        "remove": wanted.remove,
+        "retrain": wanted.retrain,
         **({"tile": size, "keep": wanted.keep} if wanted.tiles else {}),
     }
 
@@ -120,15 +127,44 @@ def _told(run: Kept, answers: list[bool]) -> list[bool]:
 
 
 def _work(run: Kept, solver: Solver, wanted: Wanted, home: ScoreFiles, size: int, count: int, progress: Progress) -> None:
-    """Compute and keep the parts that are not there yet; the curvature is estimated once for all."""
-    names = ["scores", *(["self"] if wanted.own else []), *map(tile_name, range(count))]
+    """Compute and keep the parts that are not there yet."""
+    names = ["scores", *(["self"] if wanted.own else []), *map(tile_name, range(count)), *(["removal"] if wanted.retrain else [])]
     there = dict(zip(names, _told(run, [home.has(name) for name in names]), strict=True))
-    if all(there.values()):
-        return
+    left = [name for name in names if not there[name]]
+    progress.start(len(left) + ("removal" in left))  # that takes two trainings
+    if any(name != "removal" for name in left):
+        _scores(run, solver, wanted, home, size, count, there, progress)
+    if "removal" in left:
+        _removal(run, wanted, home, progress)
+
+
+def _removal(run: Kept, wanted: Wanted, home: ScoreFiles, progress: Progress) -> None:
+    """Keep what removing the worst samples brings, measured."""
+    phi, loss = torch.zeros(len(run.rows)), torch.zeros(1, dtype=torch.float64)
+    if run.engine.rank == 0:
+        scores = home.part("scores")
+        phi, loss = torch.tensor(scores["phi"].to_numpy()), torch.tensor(scores["query_loss"].to_numpy()[:1])
+    phi, loss = (run.engine.gather(part.to(run.engine.device))[: len(part)].cpu() for part in (phi, loss))
+    trained = query_loss_without(run, home.parts / RETRAINED, progress)
+    scores_of_run = Scores(run.rows, phi, float(loss), "")
+    found = measure_removal(scores_of_run, wanted.removed(len(phi)), trained, seed=run.data.seed)
+    if run.engine.rank == 0:
+        home.keep("removal", {"measured": pa.array([found.measured]), "random": pa.array([found.random])})
+
+
+def _scores(
+    run: Kept,
+    solver: Solver,
+    wanted: Wanted,
+    home: ScoreFiles,
+    size: int,
+    count: int,
+    there: dict[str, bool],
+    progress: Progress,
+) -> None:
+    """Compute and keep the scores that are not there yet; the curvature is estimated once for all."""
     alone = [*(["training loss"] if wanted.own else []), *(["query loss"] if count else [])]
     ready = prepare(run.student, run.task, run.train, run.queries, solver, seed=run.data.seed, alone=alone)
-    tiles = sum(not there[tile_name(number)] for number in range(count))
-    progress.start((not there["scores"]) + (not there.get("self", True)) + tiles)
     drawn = ready.problem.generator.get_state()
     _kept_parts(run, ready, home, there, progress)
 
@@ -139,7 +175,7 @@ def _work(run: Kept, solver: Solver, wanted: Wanted, home: ScoreFiles, size: int
             progress.unit(f"queries {number * size + 1} to {min((number + 1) * size, len(run.data.queries))}", len(run.rows))
         return missing
 
-    if tiles:
+    if not all(there[tile_name(number)] for number in range(count)):
         asked = tiles_of(ready, size, Packing(wanted.keep), wanted=next_tile, engine=run.engine, on_batch=progress.advance)
         for tile in asked:
             if run.engine.rank == 0:
