@@ -31,8 +31,8 @@ class TeacherSide:
         who: The step's name, for messages.
     """
 
-    REUSE = 20
-    """Steps that the first order re-uses a query gradient for."""
+    REUSE = 1
+    """Steps that the first order uses a query gradient for: after 20 its cosine with the exact feedback was down to 0.6."""
     COMPARE = 50
     """Steps between two comparisons of the first order with the exact gradient."""
 
