@@ -128,13 +128,13 @@ def look_at(training: Training, parts: list[Part], parameters: Vector | None = N
     """
     student = training.distiller.student
     forward: Forward = student if parameters is None else at(student, parameters)
-    rows, seen = [], []
+    rows: list[Tensor] = []
+    seen: list[Outputs] = []
     for part in parts:
         with torch.no_grad(), statistics_untouched(student), random_state(part.rng):
             with training.engine.autocast():
-                answer = forward(part.batch)
-            rows.append(part_loss(training, part)(lambda _, answer=answer: answer, part.batch))
-        seen.append(answer)
+                seen.append(forward(part.batch))
+            rows.append(part_loss(training, part)(lambda _: seen[-1], part.batch))
     return torch.cat(rows), seen
 
 
@@ -162,8 +162,8 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
     way = _way(training, parts, q)
     if way == "captured":
         assert q is not None
-        record, answered = captured_backward(training, parts[0], q, amounts)
-        return record, [answered]
+        record, part = captured_backward(training, parts[0], q, amounts)
+        return record, [part]
     if weights is None and len(parts) > 1:
         weights = weigh(training, parts, peek_at(training, parts))
     average = None if engine.processes == 1 else lambda part: engine.gather(part.unsqueeze(0)).mean(0)

@@ -6,7 +6,7 @@ Fisher matrix, which for cross-entropy equals the Gauss-Newton matrix; the label
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -177,9 +177,9 @@ def check_fisher(fisher: str, who: str) -> Fisher:
     Raises:
         UsageError: There is none of that name.
     """
-    if fisher == "true" or fisher == "empirical":
-        return fisher
-    raise UsageError(f"{who}: fisher must be 'true' or 'empirical', got {fisher!r}.")
+    if fisher not in get_args(Fisher):
+        raise UsageError(f"{who}: fisher must be 'true' or 'empirical', got {fisher!r}.")
+    return cast("Fisher", fisher)
 
 
 def draw_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
