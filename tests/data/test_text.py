@@ -164,6 +164,7 @@ def test_pieces_make_a_text_column_the_tokenizers_ids(tmp_path: Path) -> None:
     [
         ({"stride": 9, "length": 8}, UsageError, "stride must be at most length=8, got 9"),
         ({"prompt": "text"}, UsageError, "a prompt needs the column that answers it"),
+        ({"completion": "text", "chat": True}, UsageError, "chat=True needs the column that asks"),
         ({"completion": "text", "prompt": "none"}, DataError, "has no column 'none'"),
         ({"length": 0}, UsageError, "Text: length must be a whole number of at least 1"),
         ({"group": "n"}, None, ""),

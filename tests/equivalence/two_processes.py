@@ -13,12 +13,22 @@ from limbeck.balancing.dynamic_lambda import DynamicLambda
 from limbeck.core.objective import Objective
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
+from limbeck.data.loader import Loader, whole
+from limbeck.data.source import InMemory
+from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.experiment.logbook import Logbook, SampleTracker
 from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.llm.onpolicy import OnPolicy
 from limbeck.losses.labels.ce import CE
+from limbeck.losses.logits.chunked import Chunked
+from limbeck.losses.logits.jsd import JSD
 from limbeck.losses.logits.kd import KD
+from limbeck.losses.logits.taid import TAID
 from limbeck.losses.logits.tgeokd import TGeoKD
+from limbeck.models.gpt import GPT
+from limbeck.models.spec import DataSpec
+from limbeck.teachers.single import Single
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.bilevel import Bilevel
 from limbeck.training.steps.offline import Offline
@@ -30,6 +40,7 @@ from limbeck.training.training import Update
 from limbeck.weighting.controls import Oracle, OwnLoss, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.uniform import Uniform
+from limbeck.weighting.weighting import Weighting
 
 
 class Projected(Term):
@@ -62,6 +73,23 @@ def ekfac() -> InfluenceWeighting:
     return weighting(solver=EKFAC(statistics=4, basis=7))
 
 
+def language(objective: Term | Objective, weights: Weighting) -> Parts:
+    """Rows of one to six tokens that count, so that the processes of a step have other numbers of them."""
+    rows, length, vocabulary = 57, 6, 9
+    ids = torch.randint(vocabulary, (rows, length + 1), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(length) < (torch.arange(rows) % length + 1).unsqueeze(1)
+    source = InMemory(ids[:, :-1], ids[:, 1:].clone(), vocabulary=vocabulary, mask=mask)
+    nets = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        nets.append(GPT(width=8, depth=1, heads=2).build(DataSpec("language", (length,), vocabulary, vocabulary)))
+    distiller = Distiller(nets[0], Single(nets[1]), objective, weighting=weights, per="token")
+    loader = Loader(source, torch.arange(48), batch_size=12, seed=3, labels=source.labels)
+    optimizer = torch.optim.SGD(distiller.trained(), lr=0.1, momentum=0.9)
+    queries = whole(source, torch.arange(48, rows), source.labels)
+    return Parts(distiller, loader, optimizer, queries, torch.ones(rows, dtype=torch.bool))
+
+
 Case = tuple[Callable[[], Parts], Callable[[], Update], dict[str, Any]]
 CASES: dict[str, Case] = {
     "uniform": (lambda: parts(weights=Uniform()), Student, {}),
@@ -88,6 +116,9 @@ CASES: dict[str, Case] = {
     "a trained term": (projected, Student, {}),
     "dynamic lambda": (lambda: balanced(DynamicLambda()), Student, {}),
     "dynamic lambda by queries": (lambda: balanced(DynamicLambda("A", "val", level="all")), Student, {}),
+    "per token": (lambda: language(Chunked(TAID(alpha=0.1), 5) + CE(), Uniform()), Student, {}),
+    "per token, influence, in parts": (lambda: language(JSD() + CE(), ekfac()), Student, {"accumulate": 3}),
+    "per token, rollouts": (lambda: language(JSD(), Uniform()), lambda: OnPolicy(0.5, length=3), {}),
     "a learned ratio": (lambda: parts(objective=TGeoKD() * 0.8, weights=ekfac()), lambda: Bilevel(lr=0.01), {}),
 }
 

@@ -54,6 +54,14 @@ def test_a_copy_agrees_and_has_no_divergence() -> None:
     assert (found.agreement, found.fidelity_kl) == (1.0, 0.0)
 
 
+def test_a_teacher_of_another_vocabulary_is_not_compared() -> None:
+    logits, labels, mask, _ = make()
+    wider = make(vocabulary=13)[0]
+    found, alone = (TokenAnswers.figures([TokenAnswers.of(logits, labels, mask, *guide)]) for guide in ((wider,), ()))
+    assert found == alone
+    assert (found.agreement, found.fidelity_kl) == (None, None)
+
+
 def test_nan_and_nothing_are_refused() -> None:
     logits, labels, mask, _ = make()
     broken = logits.masked_fill(mask.unsqueeze(-1), torch.inf)

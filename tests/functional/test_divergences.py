@@ -1,12 +1,26 @@
 """The pure tensor mathematics: log space, limits, masks."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.testing import assert_close
 
-from limbeck.functional.divergences import cross_entropy, forward_kl, full_precision, kd_divergence, log_softmax, token_mean
+from limbeck.functional.divergences import (
+    cross_entropy,
+    forward_kl,
+    full_precision,
+    jensen_shannon,
+    kd_divergence,
+    log_softmax,
+    reverse_kl,
+    skew_kl,
+    token_mean,
+)
 from support.makers import normal
 
 
@@ -46,6 +60,26 @@ def test_kd_divergence_is_never_negative_and_ignores_shifts(rows: list[list[floa
     own = kd_divergence(student, teacher, T)
     assert own >= -1e-9
     assert_close(kd_divergence(student + shift, teacher - shift, T), own, rtol=1e-9, atol=1e-7)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_class_that_both_rule_out_has_no_gradient_and_changes_no_other(swapped: bool) -> None:
+    student, teacher = normal(2, 4), normal(2, 4, seed=1)
+    kinds: list[Callable[[Tensor, Tensor], Tensor]] = [
+        forward_kl,
+        reverse_kl,
+        lambda p, q: jensen_shannon(p, q, 0.3),
+        lambda p, q: skew_kl(*((q, p) if swapped else (p, q)), 0.1),
+    ]
+    for kind in kinds:
+        values, slopes = [], []
+        for more in (0, 2):
+            own, theirs = (F.pad(part, (0, more), value=-torch.inf) for part in (student, teacher))
+            own.requires_grad_()
+            values.append(kind(log_softmax(theirs), log_softmax(own)))
+            slopes.append(torch.autograd.grad(values[-1].sum(), own)[0])
+        assert_close(*values)
+        assert_close(slopes[1], F.pad(slopes[0], (0, 2)))
 
 
 def test_cross_entropy_of_any_leading_shape() -> None:

@@ -24,7 +24,11 @@ from limbeck.losses.logits.first import FIRST
 from limbeck.losses.logits.jsd import JSD
 from limbeck.losses.logits.kd import KD
 from limbeck.losses.logits.opsd import OPSD
+from limbeck.losses.logits.public import Public
+from limbeck.losses.logits.ranked import Ranked
 from limbeck.losses.logits.reversekl import ReverseKL
+from limbeck.losses.logits.sampledkl import SampledKL
+from limbeck.losses.logits.standardised import Standardised
 from limbeck.losses.logits.swing import Swing
 from limbeck.losses.logits.taid import TAID
 from limbeck.losses.logits.tokenselect import TokenSelect
@@ -125,6 +129,23 @@ def test_moments_and_memory_reach_the_inner_term() -> None:
         term.remember(both)
     assert float(inner.t) == pytest.approx(0.55)  # 0.1 + (1 - 0.1) 1 / 2
     assert "term.t" in term.state_dict()
+
+
+def test_columns_of_masked_tokens_are_not_looked_at() -> None:
+    both = token_views(rows=3, length=5)
+    assert both.batch.mask is not None
+    soiled = {"privacy": both.batch.meta["privacy"].where(both.batch.mask, torch.nan)}
+    both = replace(both, batch=replace(both.batch, meta=soiled))
+    assert_close(Chunked(Swing(), size=4)(both), Swing()(both), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("wrapped", [Chunked, TokenSelect, Public, Standardised])
+def test_a_wrapped_term_says_of_itself_what_the_inner_one_says(wrapped: Callable[[Term], Term]) -> None:
+    assert wrapped(ULD()).crosses
+    assert not wrapped(KD()).crosses
+    assert not wrapped(Ranked()).rests
+    assert not wrapped(Swing()).compiles
+    assert wrapped(SampledKL(T=2)).drawn == 2
 
 
 def test_what_cannot_be_cut_is_refused() -> None:

@@ -1,5 +1,7 @@
 """Clipped divergences and the sampled-token form: the sheet's numbers and limits."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -52,6 +54,19 @@ def test_it_is_0_and_flat_where_both_agree(beta: float) -> None:
     (slope,) = torch.autograd.grad(value.sum(), student)
     assert_close(value, torch.zeros_like(value), rtol=0, atol=1e-15)
     assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("per", ["entry", "token"])
+def test_what_the_teacher_rules_out_is_cut_off_in_value_and_gradient(per: Literal["entry", "token"]) -> None:
+    student, teacher = LLM_STUDENT.clone().requires_grad_(), LLM_TEACHER.clone()
+    teacher[:, 1] = -torch.inf
+    value = OPSD(1, 0.05, per=per, T=1)(views(student, teacher, None))
+    (slope,) = torch.autograd.grad(value.sum(), student)
+    log_q, log_p = student.detach().log_softmax(1), teacher.log_softmax(1)
+    kept = torch.tensor([0, 2, 3])
+    parts = (log_q.exp() * (log_q - log_p))[:, kept].clamp(max=0.05)
+    assert_close(value, parts.sum(1) + 0.05 if per == "entry" else torch.full((2,), 0.05, dtype=torch.float64))
+    assert slope.isfinite().all()
 
 
 def test_golden_numbers_of_the_sampled_token() -> None:

@@ -166,6 +166,16 @@ def test_vocabularies_that_differ_are_found_before_training(folder: Path, tmp_pa
         wide.build(DataSpec("language", (33,), VOCABULARY, VOCABULARY))
 
 
+def test_a_fresh_net_for_a_smaller_vocabulary_needs_no_padding_beyond_it(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    settings = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.LlamaConfig(vocab_size=40_000, pad_token_id=32_000, **settings).save_pretrained(tmp_path)
+    net = HFModel(str(tmp_path), pretrained=False).build(DataSpec("language", (8,), 258, 258))
+    assert net(torch.zeros(1, 8, dtype=torch.int64)).shape == (1, 8, 258)
+    with pytest.raises(UsageError, match="has no token for padding"):
+        HFModel(str(tmp_path), pretrained=False).build(DataSpec("tokens", (8,), 2, 258))
+
+
 def test_what_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(DataError, match=r"HFModel\('.*'\): the model cannot be loaded"):

@@ -105,6 +105,8 @@ class Text(InMemory):
             raise UsageError(f"Text: stride must be at most length={length}, got {step}; a longer one leaves tokens out.")
         if (prompt is not None or chat) and completion is None:
             raise UsageError("Text: a prompt needs the column that answers it; pass completion=...")
+        if chat and prompt is None:
+            raise UsageError("Text: chat=True needs the column that asks; pass prompt=..., or leave it out.")
         packed = completion is None if packing is None else packing
         reading = _Reading(tokens, text, prompt, completion, chat, group, name)
         passages = list(reading.passages(path, test=False))

@@ -18,8 +18,8 @@ class TokenAnswers:
         nll: [T] negative log-likelihood of the label, nats.
         confidence: [T] the largest probability.
         right: [T] bool, whether the label has it.
-        same: [T] bool, whether the teacher's choice is the same; None without a teacher.
-        divergence: [T] KL(teacher || student); None without a teacher.
+        same: [T] bool, whether the teacher's choice is the same; None without a teacher of the same vocabulary.
+        divergence: [T] KL(teacher || student); None without such a teacher.
     """
 
     nll: Tensor
@@ -32,7 +32,8 @@ class TokenAnswers:
     def of(logits: Tensor, labels: Tensor, mask: Tensor | None = None, teacher: Tensor | None = None) -> "TokenAnswers":
         """Of the logits for some samples.
 
-        Shapes: logits [B, L, V], labels int64 [B, L], mask bool [B, L] or None, teacher [B, L, V] or None.
+        Shapes: logits [B, L, V], labels int64 [B, L], mask bool [B, L] or None, teacher [B, L, V'] or None. One with another
+        number of tokens than the student (V' is not V) is not compared with.
 
         Raises:
             RunError: The model answers with NaN or infinity.
@@ -47,7 +48,7 @@ class TokenAnswers:
             )
         log_p, choice = log_softmax(own), own.argmax(-1)
         plain = TokenAnswers(cross_entropy(own, wanted), log_p.amax(-1).exp(), choice == wanted)
-        if teacher is None:
+        if teacher is None or teacher.shape[-1] != logits.shape[-1]:
             return plain
         theirs = teacher[kept].double()
         divergence = forward_kl(log_softmax(theirs), log_p)

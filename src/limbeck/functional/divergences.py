@@ -44,8 +44,10 @@ def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
-    """log(share p + (1 - share) q), share strictly between 0 and 1."""
-    return torch.stack([log_p + math.log(share), log_q + math.log1p(-share)]).logsumexp(0)
+    """log(share p + (1 - share) q), share strictly between 0 and 1; a class that both rule out stays so, without a gradient."""
+    ruled_out = (log_p == -torch.inf) & (log_q == -torch.inf)  # logsumexp of infinities alone has the gradient NaN
+    both = torch.stack([log_p + math.log(share), log_q + math.log1p(-share)]).masked_fill(ruled_out, 0)
+    return both.logsumexp(0).masked_fill(ruled_out, -torch.inf)
 
 
 def jensen_shannon(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:

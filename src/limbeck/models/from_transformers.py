@@ -216,6 +216,8 @@ class HFModel(Architecture):
             except (OSError, ValueError, KeyError) as error:
                 raise DataError(f"{self!r}: the model's settings cannot be read ({unreached or _why(error)}).") from error
         config.vocab_size, config.num_labels = spec.vocabulary, spec.classes
+        if config.pad_token_id is not None and spec.vocabulary is not None and config.pad_token_id >= spec.vocabulary:
+            config.pad_token_id = None  # of the vocabulary that the model had; no embedding can be made with it
         maker = library.AutoModelForCausalLM if spec.kind == "language" else library.AutoModelForSequenceClassification
         return maker.from_config(config, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False)
 

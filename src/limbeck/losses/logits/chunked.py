@@ -102,16 +102,19 @@ def _as_samples(views: Views) -> Views:
     def flat(part: Tensor) -> Tensor:
         return part.flatten(0, 1)
 
-    def spread(column: Tensor) -> Tensor:
-        return flat(column) if column.shape[:2] == (rows, length) else column.repeat_interleave(length, 0)
-
     batch, targets = views.batch, views.batch.targets
+
+    def spread(column: Tensor) -> Tensor:
+        if column.shape[:2] != (rows, length):
+            return column.repeat_interleave(length, 0)
+        # What stands at masked tokens is anything, labels often -100; the term does not know of the mask and takes a 0.
+        known = column if batch.mask is None or column.dim() > 2 else column.masked_fill(~batch.mask, 0)
+        return flat(known)
+
     meta = {name: spread(column) for name, column in batch.meta.items()}
     index = batch.index.repeat_interleave(length)
     # Inputs are not what a term on logits reads, and may be large: the identities stand in for them.
     lone = Batch(index, None if targets is None else spread(targets), index, None, meta)
-    if targets is not None and targets.shape == (rows, length) and batch.mask is not None:
-        lone = Batch(index, flat(targets.where(batch.mask, 0)), index, None, meta)  # labels of masked tokens are often -100
     teacher = None
     if views.teacher is not None:
         sparse = views.teacher.sparse

@@ -2,6 +2,7 @@
 
 from typing import Literal, final, get_args
 
+import torch
 from torch import Tensor
 
 from limbeck.core.checks import fraction, not_negative, one_of, positive, whole
@@ -70,9 +71,10 @@ class OPSD(Term):
 
     def clipped(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """The clipped divergence of log-probabilities [..., C] -> [...]."""
-        parts = summands(log_p, log_q, self.beta)
         if self.clip is None:
-            return parts.sum(-1)
+            return summands(log_p, log_q, self.beta).sum(-1)
+        # A class that the teacher rules out is cut off too: its summand is large and not infinite, whose gradient would be NaN.
+        parts = summands(log_p.clamp(min=torch.finfo(log_p.dtype).min), log_q, self.beta)
         return parts.clamp(max=self.clip).sum(-1) if self.per == "entry" else parts.sum(-1).clamp(max=self.clip)
 
     def extra_repr(self) -> str:
