@@ -50,6 +50,8 @@ _PLACES: Mapping[str, str] = {
     "Entropy": "limbeck.losses.logits.entropy:Entropy",
     "OPSD": "limbeck.losses.logits.opsd:OPSD",
     "SampledKL": "limbeck.losses.logits.sampledkl:SampledKL",
+    "MiniLLM": "limbeck.losses.logits.minillm:MiniLLM",
+    "TRRD": "limbeck.losses.logits.trrd:TRRD",
     "FIRST": "limbeck.losses.logits.first:FIRST",
     "Swing": "limbeck.losses.logits.swing:Swing",
     "Public": "limbeck.losses.logits.public:Public",
@@ -200,6 +202,11 @@ _PLACES: Mapping[str, str] = {
     "MeanTeacher": "limbeck.training.steps.mean_teacher:MeanTeacher",
     "OnPolicy": "limbeck.llm.onpolicy:OnPolicy",
     "AdaptiveReplay": "limbeck.llm.adaptivereplay:AdaptiveReplay",
+    "GRPO": "limbeck.llm.grpo:GRPO",
+    "WithText": "limbeck.llm.withtext:WithText",
+    "Reward": "limbeck.llm.rewards:Reward",
+    "SameText": "limbeck.llm.rewards:SameText",
+    "LastNumber": "limbeck.llm.rewards:LastNumber",
     "Rollout": "limbeck.llm.rollouts:Rollout",
     "generate": "limbeck.llm.rollouts:generate",
     "WAKD": "limbeck.training.averages.wakd:WAKD",
@@ -317,9 +324,14 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.influence.tokens import TokenScores as TokenScores
     from limbeck.influence.tokens import score_tokens as score_tokens
     from limbeck.llm.adaptivereplay import AdaptiveReplay as AdaptiveReplay
+    from limbeck.llm.grpo import GRPO as GRPO
     from limbeck.llm.onpolicy import OnPolicy as OnPolicy
+    from limbeck.llm.rewards import LastNumber as LastNumber
+    from limbeck.llm.rewards import Reward as Reward
+    from limbeck.llm.rewards import SameText as SameText
     from limbeck.llm.rollouts import Rollout as Rollout
     from limbeck.llm.rollouts import generate as generate
+    from limbeck.llm.withtext import WithText as WithText
     from limbeck.losses.features.ab import AB as AB
     from limbeck.losses.features.at import AT as AT
     from limbeck.losses.features.cc import CC as CC
@@ -360,6 +372,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.logits.gold import GOLD as GOLD
     from limbeck.losses.logits.jsd import JSD as JSD
     from limbeck.losses.logits.kd import KD as KD
+    from limbeck.losses.logits.minillm import MiniLLM as MiniLLM
     from limbeck.losses.logits.mlkd import MLKD as MLKD
     from limbeck.losses.logits.ofa import OFA as OFA
     from limbeck.losses.logits.opsd import OPSD as OPSD
@@ -377,6 +390,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.logits.tokenselect import TokenSelect as TokenSelect
     from limbeck.losses.logits.topktail import TopKTail as TopKTail
     from limbeck.losses.logits.totalvariation import TotalVariation as TotalVariation
+    from limbeck.losses.logits.trrd import TRRD as TRRD
     from limbeck.losses.logits.uld import ULD as ULD
     from limbeck.losses.logits.virtualteacher import VirtualTeacher as VirtualTeacher
     from limbeck.losses.logits.wsld import WSLD as WSLD

@@ -16,7 +16,7 @@ from limbeck.core.checks import one_of
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.core.outputs import Outputs, Views
-from limbeck.core.term import Scene, Term
+from limbeck.core.term import COLUMNS, Scene, Term
 from limbeck.data.loader import Loader, whole
 from limbeck.influence.restoring import modes_restored, statistics_untouched
 from limbeck.influence.task import Distillation
@@ -261,7 +261,9 @@ class Distiller(nn.Module):
             wrong = int(seen.min()) if int(seen.min()) < 0 else int(seen.max())
             raise ShapeError(f"Distiller: a label is {wrong}, but the student answers for the classes 0 to {classes - 1}.")
         with torch.no_grad(), statistics_untouched(self.objective):
-            self.objective(Views(own, teacher, batch))
+            tried = [part for part in self.objective.parts if not part[1].needs & COLUMNS]  # nothing was written yet
+            if tried:
+                Objective(tried)(Views(own, teacher, batch))
         self.deployed()  # a net that cannot be kept as its terms want is told of before it is trained
 
 

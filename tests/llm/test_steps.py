@@ -1,78 +1,35 @@
 """Steps on rollouts: which texts they train on, what they refuse, and that a resumed run goes on with the same ones."""
 
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch.testing import assert_close
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
-from limbeck.core.objective import Objective
 from limbeck.core.term import Term
 from limbeck.data.loader import Loader, whole
 from limbeck.data.seeding import generator_for
-from limbeck.data.source import InMemory
 from limbeck.data.tokens import Bytes
-from limbeck.distiller import Distiller
 from limbeck.llm.adaptivereplay import AdaptiveReplay, Threshold, validation_loss
 from limbeck.llm.completions import STREAM, Completions
 from limbeck.llm.onpolicy import OnPolicy
 from limbeck.llm.rollouts import generate
+from limbeck.losses.drawn import DRAWN
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.jsd import JSD
+from limbeck.losses.logits.minillm import MiniLLM
+from limbeck.losses.logits.reversekl import ReverseKL
 from limbeck.losses.logits.sampledkl import SampledKL
 from limbeck.losses.logits.tokenselect import TokenSelect
-from limbeck.models.gpt import CausalTransformer
-from limbeck.teachers.single import Single
-from limbeck.training.callback import Callback
+from limbeck.losses.logits.trrd import TRRD
 from limbeck.training.checkpoint import Keeper
-from limbeck.training.fit import fit
 from limbeck.training.steps.student import Student
-from limbeck.training.training import Record, Training, Update
-
-LENGTH, ROWS, BATCH = 8, 24, 6
-
-
-def source() -> InMemory:
-    """Rows of eight bytes; the first `row % 3 + 1` tokens are the prompt."""
-    ids = torch.randint(97, 123, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(1))
-    mask = torch.arange(LENGTH) >= (torch.arange(ROWS) % 3).unsqueeze(1)
-    made = InMemory(ids[:, :-1], ids[:, 1:].clone(), vocabulary=Bytes.size, mask=mask, name="Letters()")
-    made.tokenizer = Bytes()
-    return made
-
-
-def net(seed: int, dropout: float = 0.1) -> nn.Module:
-    torch.manual_seed(seed)
-    return CausalTransformer(8, 1, 2, dropout, length=LENGTH, vocabulary=Bytes.size, tied=False)
-
-
-class Seen(Callback):
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def after_step(self, training: Training, record: Record) -> None:
-        self.records.append(record)
-
-
-def train(step: Update, objective: Term | Objective | None = None, *, steps: int = 8, **changes: Any) -> tuple[Training, Seen]:
-    data, seen = source(), Seen()
-    loader = Loader(data, torch.arange(ROWS - 4), batch_size=BATCH, seed=3, labels=data.labels)
-    distiller = Distiller(net(1), Single(net(2)), JSD() if objective is None else objective)
-    optimizer = torch.optim.Adam(distiller.trained(), lr=0.01)
-    changes = {"queries": whole(data, torch.arange(ROWS - 4, ROWS), data.labels), **changes}
-    torch.manual_seed(0)
-    return fit(distiller, loader, optimizer, steps=steps, step=step, callbacks=[seen], **changes), seen
-
-
-def state(training: Training) -> list[Tensor]:
-    return list(training.distiller.student.state_dict().values())
-
-
-def same(first: list[Tensor], second: list[Tensor]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+from limbeck.training.training import Update
+from support.letters import BATCH, LENGTH, net, same, source, state, train
 
 
 def own(batch: Batch) -> bool:
@@ -234,16 +191,21 @@ def test_replayed_rows_are_rows_that_were_written() -> None:
         before = record.figures
 
 
-@pytest.mark.usefixtures("rising")
-@pytest.mark.parametrize("kind", ["onpolicy", "adaptive"])
-def test_it_is_resumed_exactly(kind: str, tmp_path: Path) -> None:
-    def step() -> Update:
-        return OnPolicy(0.5, length=4) if kind == "onpolicy" else adaptive()
+RESUMED: dict[str, tuple[Callable[[], Update], Term]] = {
+    "onpolicy": (lambda: OnPolicy(0.5, length=4), JSD()),
+    "reused": (lambda: OnPolicy(1.0, "both", reuse=4, length=4), MiniLLM()),
+    "adaptive": (adaptive, JSD()),
+}
 
-    whole_run, seen = train(step(), steps=18)
+
+@pytest.mark.usefixtures("rising")
+@pytest.mark.parametrize("kind", RESUMED)
+def test_it_is_resumed_exactly(kind: str, tmp_path: Path) -> None:
+    step, term = RESUMED[kind]
+    whole_run, seen = train(step(), term, steps=18)
     path = tmp_path / "a.pt"
-    train(step(), steps=18, keeper=Keeper(path, every=11, pause_s=0.0))
-    resumed, rest = train(step(), steps=18, keeper=Keeper(path, every=11, pause_s=0.0))
+    train(step(), term, steps=18, keeper=Keeper(path, every=11, pause_s=0.0))
+    resumed, rest = train(step(), term, steps=18, keeper=Keeper(path, every=11, pause_s=0.0))
     assert len(rest.records) == 7
     assert same(state(whole_run), state(resumed))
     assert seen.records[-1].figures == rest.records[-1].figures
@@ -254,6 +216,47 @@ def test_cutting_the_batch_changes_nothing_that_is_written() -> None:
     assert torch.equal(first.inputs, second.inputs)
 
 
+def test_the_drawn_column_says_how_probable_the_tokens_were() -> None:
+    """0.25 p + 0.75 q of the nets as they begin, which do not look at what follows."""
+    _, seen = train(OnPolicy(1.0, "both", mix=0.25), MiniLLM(), steps=1)
+    found = seen.records[0].batch
+    assert found.targets is not None
+    assert found.mask is not None
+    with torch.no_grad():
+        q, p = (net(seed).eval()(found.inputs).softmax(-1) for seed in (1, 2))
+    expected = (0.25 * p + 0.75 * q).gather(-1, found.targets.unsqueeze(-1)).squeeze(-1).log()
+    assert_close(found.meta[DRAWN][found.mask], expected[found.mask])
+    assert (found.meta[DRAWN][~found.mask] == 0).all()
+
+
+def test_completions_are_used_again_and_then_written_anew() -> None:
+    _, seen = train(OnPolicy(1.0, reuse=3), steps=7)
+    batches = [record.batch.inputs for record in seen.records]
+    again = [torch.equal(one, other) for one, other in pairwise(batches)]
+    assert again == [True, True, False, True, True, False]
+
+
+def test_on_policy_without_a_lag_has_the_gradient_of_the_first_part_where_nothing_follows() -> None:
+    """Completions of one token: MiniLLM is then the reverse divergence, as long as the student is the one that wrote."""
+    plain, found = (
+        train(OnPolicy(1.0, length=1), term, steps=1, dropout=0.0)[0] for term in (ReverseKL(), MiniLLM(whiten=False))
+    )
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(state(plain), state(found), strict=True))
+
+
+def test_terms_on_drawn_tokens_need_all_of_them() -> None:
+    for step in (OnPolicy(0.5), OnPolicy(1.0, end=0.0), OnPolicy(1.0, "teacher"), AdaptiveReplay()):
+        with pytest.raises(UsageError, match="MiniLLM needs tokens that the student draws in every step"):
+            train(step, MiniLLM())
+    for step in (OnPolicy(1.0, "both"), OnPolicy(1.0, reuse=2)):  # without a ratio only fresh tokens of the student's own will do
+        with pytest.raises(UsageError, match="SampledKL needs tokens that the student draws in every step"):
+            train(step, SampledKL())
+    with pytest.raises(UsageError, match="OnPolicy: TRRD needs rewards, which this step does not ask for"):
+        train(OnPolicy(1.0), TRRD())
+    with pytest.raises(UsageError, match="the mixture of both is drawn from as it is"):
+        train(OnPolicy(0.5, "both", top_p=0.9))
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(UsageError, match="OnPolicy: CE would take what the student wrote for the truth"):
         train(OnPolicy(), CE() + JSD())
@@ -261,7 +264,16 @@ def test_what_is_refused() -> None:
         train(OnPolicy(context=9))
     with pytest.raises(UsageError, match="AdaptiveReplay: the threshold needs a query set"):
         train(AdaptiveReplay(), queries=None)
-    for wrong in ({"share": 1.1}, {"source": "nobody"}, {"length": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"context": 0}):
+    for wrong in (
+        {"share": 1.1},
+        {"source": "nobody"},
+        {"length": 0},
+        {"top_p": 0.0},
+        {"temperature": -1.0},
+        {"context": 0},
+        {"mix": 1.0},
+        {"reuse": 0},
+    ):
         with pytest.raises(UsageError, match=f"OnPolicy: {next(iter(wrong))} must"):
             OnPolicy(**wrong)
     for wrong in ({"capacity": 0}, {"every": 0}, {"rise": 0.0}, {"tolerance": -1.0}):

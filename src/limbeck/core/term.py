@@ -16,8 +16,14 @@ from limbeck.core.outputs import Outputs, Views
 if TYPE_CHECKING:
     from limbeck.core.objective import Objective
 
-Need = Literal["teacher", "targets", "student_features", "teacher_features", "teacher_topk"]
-"""What a term may need; with `teacher_topk` the most probable classes of the teacher do for its logits."""
+Need = Literal[
+    "teacher", "targets", "student_features", "teacher_features", "teacher_topk", "log_drawn", "advantage", "reference"
+]
+"""What a term may need; with `teacher_topk` the most probable classes of the teacher do for its logits.
+
+The last three are columns of batches that a step has written (`losses/drawn.py`).
+"""
+COLUMNS: frozenset[Need] = frozenset({"log_drawn", "advantage", "reference"})
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
     "objective": ("terms",),
     "weighting": ("weightings", "solvers", "terms"),
     "balancer": ("balancers",),
-    "step": ("steps", "weightings", "solvers", "terms", "optimizers"),
+    "step": ("steps", "weightings", "solvers", "terms", "optimizers", "rewards"),
     "average": ("averages",),
     "optimizer": ("optimizers",),
     "teacher_optimizer": ("optimizers",),

@@ -10,6 +10,7 @@ from limbeck.align.taps import PENULTIMATE
 from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Scene
+from limbeck.losses.drawn import ADVANTAGE, DRAWN, REFERENCE
 from limbeck.losses.logits.swing import PRIVACY
 
 
@@ -48,11 +49,12 @@ def random_views(seed: int = 0, rows: int = 6, classes: int = 5) -> Views:
 
 
 def token_views(seed: int = 0, rows: int = 6, length: int = 4, classes: int = 5) -> Views:
-    """[B, L, V] logits and a column `privacy`; samples have 1 to L counted tokens."""
+    """[B, L, V] logits, a column `privacy` and those of rollouts; samples have 1 to L counted tokens."""
     student, teacher = normal(rows, length, classes, seed=seed), normal(rows, length, classes, seed=seed + 1)
     counted = torch.arange(rows) % length + 1
     mask = torch.arange(length) < counted.unsqueeze(1)
-    meta = {PRIVACY: normal(rows, length, seed=seed).sigmoid()}
+    meta = {PRIVACY: normal(rows, length, seed=seed).sigmoid(), ADVANTAGE: normal(rows, seed=seed)}
+    meta |= {name: normal(rows, length, seed=seed + k).sigmoid().log() for k, name in enumerate((DRAWN, REFERENCE))}
     return views(student, teacher, labels(rows, length, classes=classes, seed=seed), mask, meta)
 
 

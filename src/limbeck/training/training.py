@@ -120,6 +120,9 @@ def of_all(record: Record, batch: Batch, engine: Engine) -> Record:
     """The record of the whole batch from those of all processes."""
     if engine.processes == 1:
         return record
+    index = engine.gather(record.batch.index)
+    if not torch.equal(index.cpu(), batch.index.cpu()):  # a step that writes may train on other rows than those of the loader
+        batch = record.batch.map(engine.gather)
     own = torch.tensor([[record.loss, *record.terms.values(), *record.weighted.values()]], dtype=torch.float64).to(engine.device)
     loss, *means = engine.gather(own).mean(0).tolist()
     return replace(
