@@ -47,8 +47,10 @@ class Mixture:
 
     def fresh_cache(self) -> Cache | None:
         """One cache for each; None where one of the two has none."""
-        first, second = (model.fresh_cache() if isinstance(model, Cached) else None for model in (self.first, self.second))
-        return None if first is None or second is None else Both(first, second)
+        models: tuple[object, object] = (self.first, self.second)
+        caches = [model.fresh_cache() for model in models if isinstance(model, Cached)]
+        found = [cache for cache in caches if cache is not None]
+        return Both(*found) if len(found) == len(models) else None
 
     def go_on(self, ids: Tensor, seen: Tensor, cache: Cache) -> Tensor:
         """The log-probabilities behind the last token, [B, vocabulary]."""

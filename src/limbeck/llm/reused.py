@@ -44,4 +44,8 @@ class Reused:
 
     def load_state(self, state: dict[str, Any] | None) -> None:
         """Take back what `state` gave."""
-        self.whole = None if state is None else Batch(*state["parts"], meta=state["meta"])
+        if state is None:
+            self.whole = None
+            return
+        inputs, targets, index, mask = state["parts"]
+        self.whole = Batch(inputs, targets, index, mask, state["meta"])
