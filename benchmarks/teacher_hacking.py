@@ -1,6 +1,6 @@
 """Does a student that nears its teacher leave the truth? An oracle that is known, a teacher and a student that learnt from it.
 
-    python benchmarks/teacher_hacking.py [--prompts 64] [--steps 1024] [--seeds 3] [--batch 32] [--threads 1]
+    python benchmarks/teacher_hacking.py [--sources offline ...] [--prompts 64] [--steps 1024] [--seeds 3] [--batch 32]
 
 The oracle is a small GPT with random weights: a language of its own, whose every probability is known. Teacher and student learn
 from its texts; then the student is distilled with KD(T=1) on a source of texts:
@@ -145,6 +145,7 @@ def row_of(source: str, options: argparse.Namespace) -> str:
 def main() -> None:
     """Run and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sources", nargs="+", default=list(SOURCES), choices=list(SOURCES))
     parser.add_argument("--prompts", type=int, default=64, help="of the distillation")
     parser.add_argument("--pairs", type=int, default=512, help="texts of the oracle that teacher and student learn from")
     parser.add_argument("--steps", type=int, default=1024)
@@ -155,7 +156,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print("| texts | proxy, first | last | golden, first | least | last | golden risen | proxy off its law |")
     print("|---|---|---|---|---|---|---|---|")
-    for source in SOURCES:
+    for source in options.sources:
         print(row_of(source, options), flush=True)
 
 
