@@ -205,7 +205,9 @@ def test_the_base_is_the_fixed_point_of_both() -> None:
 
 
 def test_bounds_and_when_to_stop() -> None:
-    assert anchored_bounds(0.634897, 0.3, 3)[-1] == pytest.approx(0.217770, abs=1e-6)
+    firsts = [float(forward_kl(B.log(), P.log())), float(forward_kl(P.log(), B.log()))]
+    assert firsts == pytest.approx([0.634897, 0.675806], abs=6e-7)
+    assert [anchored_bounds(first, 0.3, 3)[-1] for first in firsts] == pytest.approx([0.217770, 0.231801], abs=1e-6)
     assert anchored_bounds(1.0, 0.5, 2, error=0.1) == pytest.approx([0.7, 0.45])
     assert not drifted([1.0, 0.6, 0.4], 0.5, 0.1)
     assert drifted([1.0, 0.6, 0.5], 0.5, 0.1)

@@ -5,15 +5,24 @@ import torch
 from torch.testing import assert_close
 
 from limbeck.functional.divergences import entropy
+from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.bdkd import BDKD
 from limbeck.losses.logits.kd import KD
 from limbeck.losses.logits.reversekl import ReverseKL
-from support.makers import STUDENT, TEACHER, golden_views, normal, views
+from support.makers import LABELS, STUDENT, TEACHER, golden_views, normal, views
 
 
 def test_golden_numbers() -> None:
-    entropies = torch.tensor([1.254576, 1.233221, 1.260001], dtype=torch.float64)
-    assert_close(entropy(STUDENT.log_softmax(1)), entropies, rtol=0, atol=5.1e-7)
+    both = golden_views()
+    for found, wanted in (
+        (entropy(STUDENT.log_softmax(1)), [1.254576, 1.233221, 1.260001]),
+        (entropy(TEACHER.log_softmax(1)), [1.014403, 1.124748, 1.086378]),
+        (KD(T=1)(both), [0.071135, 0.072058, 0.116282]),
+        (ReverseKL()(both), [0.088892, 0.070935, 0.168788]),
+    ):
+        assert found.tolist() == pytest.approx(wanted, abs=5.1e-7)
+    assert float((CE() + BDKD()).per_sample(both).mean()) == pytest.approx(1.088523, abs=1e-6)
+    assert float((CE() + KD(T=1)).per_sample(views(TEACHER, STUDENT, LABELS)).mean()) == pytest.approx(0.808414, abs=1e-6)
     assert float(BDKD()(golden_views()).mean()) == pytest.approx(0.305569, abs=5.1e-7)
     assert float(BDKD()(views(TEACHER, STUDENT, None)).mean()) == pytest.approx(0.305569, abs=5.1e-7)
 

@@ -20,7 +20,12 @@ def at(t: float) -> TAID:
 
 
 @pytest.mark.parametrize(
-    "t, rows, mean, cross", [(0.4, [0.039690, 0.151584], 0.095637, 1.231118), (1.0, [0.230487, 0.813638], 0.522063, 1.365303)]
+    "t, rows, mean, cross",
+    [
+        (0.0, [0, 0], 0, 1.097577),
+        (0.4, [0.039690, 0.151584], 0.095637, 1.231118),
+        (1.0, [0.230487, 0.813638], 0.522063, 1.365303),
+    ],
 )
 def test_golden_numbers(t: float, rows: list[float], mean: float, cross: float) -> None:
     value = at(t)(views(LLM_STUDENT, LLM_TEACHER, None))

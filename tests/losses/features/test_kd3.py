@@ -13,7 +13,9 @@ from support.makers import STUDENT, TEACHER, feature_views, scene
 
 
 def test_golden_weights() -> None:
-    assert disagreement(STUDENT, TEACHER).tolist() == pytest.approx([0.794583, 0.775732, 0.814552], abs=5e-7)
+    found = disagreement(STUDENT, TEACHER)
+    assert found.tolist() == pytest.approx([0.794583, 0.775732, 0.814552], abs=5e-7)
+    assert found.logit().tolist() == pytest.approx([1.352774, 1.240966, 1.479864], abs=5e-7)  # the distances
 
 
 def test_golden_number_of_the_features() -> None:

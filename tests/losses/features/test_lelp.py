@@ -40,9 +40,12 @@ def test_golden_numbers() -> None:
     found = log_target(HIDDEN @ WEIGHT.T, HIDDEN, DIRECTIONS, CENTRES, ONES, 1).exp()
     assert found[0].tolist() == pytest.approx([0.570607, 0.310190, 0.068869, 0.050334], abs=5e-7)
     assert found[3].tolist() == pytest.approx([0.051579, 0.067624, 0.667969, 0.212829], abs=5e-7)
+    assert found[[0, 3]].unflatten(1, (2, 2)).sum(2).flatten().tolist() == pytest.approx(
+        [0.880797, 0.119203, 0.119203, 0.880797], abs=5e-7
+    )
     student = torch.tensor([[0.5, 0.1, -0.2, 0], [-0.1, 0.2, 0.7, 0.3]], dtype=torch.float64)
     values = cross_entropy_of(found[[0, 3]].log(), log_softmax(student))
-    assert values.tolist() == pytest.approx([1.217538, 1.163108], abs=5e-7)
+    assert [*values.tolist(), float(values.mean())] == pytest.approx([1.217538, 1.163108, 1.190323], abs=5e-7)
     logits = SubclassSum(2)(student)
     assert logits.flatten().tolist() == pytest.approx([1.013015, 0.598139, 0.754355, 1.213015], abs=5e-7)
     assert_close(logits.softmax(1), student.softmax(1).unflatten(1, (2, 2)).sum(2))
