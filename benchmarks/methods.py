@@ -3,13 +3,15 @@
     python benchmarks/prepare_data.py FOLDER mnist --per-class 150 --test-per-class 100 --halve --out runs/data/mnist_half.npz
     python benchmarks/methods.py --data 'Arrays("runs/data/mnist_half.npz")' --out runs/methods --page docs/methods/results.md
 
-Finished trainings are kept under --out and read, not run again. Time and memory of a step are measured apart from the trainings,
-each method interleaved with plain KD: process time, and the bytes that autograd keeps for the backward pass with the parameters,
-buffers and gradients of the terms' own parts.
+Finished trainings are kept under --out and read, not run again. With --add the lines that the page has stay, and only methods
+that it lacks are trained; plain KD is trained again and must come out as on the page. Time and memory of a step are measured
+apart, each method interleaved with plain KD: process time, and the bytes that autograd keeps for the backward pass with the
+parameters, buffers and gradients of the terms' own parts.
 """
 
 import argparse
 import json
+import re
 import shlex
 import statistics
 import sys
@@ -70,6 +72,12 @@ METHODS: dict[str, Method] = {
     "JSD": Method("JSD(T=4) * 0.9 + CE() * 0.1"),
     "SkewKL": Method("SkewKL(T=4) * 0.9 + CE() * 0.1"),
     "SkewReverseKL": Method("SkewReverseKL(T=4) * 0.9 + CE() * 0.1"),
+    "TopKTail": Method("TopKTail(KD(T=4), k=3) * 0.9 + CE() * 0.1"),
+    "TAID": Method("TAID() + CE()"),
+    "FIRST": Method("FIRST() + CE()"),
+    "DBiLD": Method("DBiLD() + CE()"),
+    "GatedJSD": Method("GatedJSD() + CE()"),
+    "Ranked": Method("Ranked() + CE()"),
     "TotalVariation": Method("TotalVariation() + CE()"),
     "AlphaDivergence": Method("AlphaDivergence(T=4) * 0.9 + CE() * 0.1"),
     "Serial": Method("KD(T=4) * 0.9 + Serial(CE()) * 0.1"),
@@ -102,21 +110,39 @@ METHODS: dict[str, Method] = {
     "CAGrad": Method(changes={"balancer": 'CAGrad(level="last_layer")'}),
     "UPGrad": Method(changes={"balancer": 'UPGrad(level="last_layer")'}),
     "Mutual": Method("CE() + KD(T=1)", {"step": "Mutual()"}),
+    "MeanTeacher": Method("CE() + KD(T=1)", {"step": "MeanTeacher()", "teacher": "ResNet8()"}),
+    "HARD": Method(changes={"step": "HARD()"}),
+    "WAKD": Method(changes={"average": "WAKD(start=20)"}),
+    "WAKD, EoA": Method(changes={"average": "WAKD(start=20, every=20)"}),
+    "WeightEMA": Method(changes={"average": "WeightEMA(decay=0.98)"}),
+    "SWAD": Method(changes={"average": "SWAD(every=10)"}),
+    "Generations": Method(changes={"generations": "2"}),
+    "Generations, anchored": Method(changes={"generations": "2", "anchor": "0.5"}),
     "MixUp": Method(changes={"transform": "MixUp()"}),
     "CutMix": Method(changes={"transform": "CutMix()"}),
     "InfluenceWeighting": Method(changes={"weighting": "InfluenceWeighting()"}),
 }
+WEIGHTED = "acts by influence weights, which clean labels give little to do"
+TOKENS = "is for the tokens of a text"
 LEFT_OUT = {
     "Python": "the door to a term of one's own",
     "DepthKD": "regresses maps; there are none to regress here",
+    "Chunked": "gives the value of the term inside it, in pieces",
+    **dict.fromkeys(("TokenSelect", "Entropy", "Swing", "Public"), TOKENS),
+    **dict.fromkeys(("ULD", "GOLD"), "compares different vocabularies"),
+    **dict.fromkeys(("OPSD", "SampledKL", "OnPolicy", "AdaptiveReplay"), "learns from what a language model writes"),
+    **dict.fromkeys(("TeacherOnly", "Simultaneous", "Sequential", "Offline"), WEIGHTED),
 }
-"""Terms that have no place in this task, and why."""
+"""Methods that have no place in this task, and why."""
+PLAIN_PARTS = {"Static", "Student", "CropFlip", "Chain"}
+"""What plain distillation is made of."""
 
 
 def missing() -> list[str]:
-    """Terms and balancers of the catalogue that are neither run nor left out."""
-    known = {*METHODS, *LEFT_OUT, "Static"}
-    return [row.name for row in rows("terms", "balancers") if row.name not in known]
+    """What the catalogue has of terms, balancers, steps, averages and transforms that is neither run nor left out."""
+    run = " ".join(" ".join([name, method.objective, *method.changes.values()]) for name, method in METHODS.items())
+    known = {*re.findall(r"\w+", run), *LEFT_OUT, *PLAIN_PARTS}
+    return [row.name for row in rows("terms", "balancers", "steps", "averages", "transforms") if row.name not in known]
 
 
 def recipe_for(data: str, method: Method, seeds: int) -> Recipe:
@@ -174,10 +200,14 @@ def stepper(
     student = worker.parts.student.build(data.spec)
     distiller, loader = worker._distiller(arm, data, student, teacher)
     optimizer = worker.parts.optimizer.build(distiller.trained())
+    average = arm.average()
+    if average is not None:
+        average.begin(1000, data.validation)
+    callbacks = [] if average is None else [average]
     first = sum(part.numel() * part.element_size() for part in distiller.objective.state_dict().values())
 
     def steps() -> None:
-        fit(distiller, loader, optimizer, steps=count, queries=data.queries, step=arm.step(), seed=0)
+        fit(distiller, loader, optimizer, steps=count, queries=data.queries, step=arm.step(), seed=0, callbacks=callbacks)
 
     def kept() -> int:
         held: dict[int, int] = {}
@@ -215,11 +245,32 @@ def cost(data: str, name: str, out: Path, repeats: int = 5) -> tuple[float, floa
     return statistics.median(ratios), kept() / base_kept()
 
 
-def page(found: dict[str, list[Unit]], costs: dict[str, tuple[float, float]], data: str, command: str) -> str:
-    """The table in Markdown."""
-    seeds = len(found[PLAIN])
-    plain = [unit.figures["accuracy"] or 0 for unit in found[PLAIN]]
-    lines = [
+def row(name: str, units: list[Unit], plain: list[Unit], spent: tuple[float, float]) -> str:
+    """A method's line of the table."""
+    gains = [
+        100 * ((unit.figures["accuracy"] or 0) - (base.figures["accuracy"] or 0)) for unit, base in zip(units, plain, strict=True)
+    ]
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    cells = {key: statistics.mean(unit.figures[key] or 0 for unit in units) for key in ("accuracy", "nll", "ece", "agreement")}
+    method = METHODS[name]
+    what = "<br>".join([f"`{method.objective}`", *(f"{key}: `{value}`" for key, value in method.changes.items())])
+    against = "-" if name == PLAIN else f"{statistics.mean(gains):+.1f} ± {error:.1f}"
+    return (
+        f"| {name} | {what} | {100 * cells['accuracy']:.1f} | {against} | {cells['nll']:.3f} | {cells['ece']:.3f} "
+        f"| {cells['agreement']:.3f} | {spent[0]:.2f} | {spent[1]:.2f} |"
+    )
+
+
+def page(lines: dict[str, str], seeds: int, data: str, command: str) -> str:
+    """The table in Markdown.
+
+    Args:
+        lines: By method.
+        seeds: How many there were.
+        data: As in a recipe.
+        command: That makes it.
+    """
+    table = [
         "# What the methods do on one small task",
         "",
         f"    {command}",
@@ -234,22 +285,20 @@ def page(found: dict[str, list[Unit]], costs: dict[str, tuple[float, float]], da
         "",
         "| method | objective and changes | accuracy | against KD | NLL | ECE | agreement | time | memory |",
         "|---|---|---|---|---|---|---|---|---|",
+        *(lines[name] for name in METHODS if name in lines),
     ]
-    for name, units in found.items():
-        gains = [100 * ((unit.figures["accuracy"] or 0) - base) for unit, base in zip(units, plain, strict=True)]
-        error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-        keys = ("accuracy", "nll", "ece", "agreement")
-        cells = {key: statistics.mean(unit.figures[key] or 0 for unit in units) for key in keys}
-        method = METHODS[name]
-        what = "<br>".join([f"`{method.objective}`", *(f"{key}: `{value}`" for key, value in method.changes.items())])
-        against = "-" if name == PLAIN else f"{statistics.mean(gains):+.1f} ± {error:.1f}"
-        spent, held = costs.get(name, (float("nan"), float("nan")))
-        lines.append(
-            f"| {name} | {what} | {100 * cells['accuracy']:.1f} | {against} | {cells['nll']:.3f} | {cells['ece']:.3f} "
-            f"| {cells['agreement']:.3f} | {spent:.2f} | {held:.2f} |"
-        )
-    lines += ["", "Left out: " + "; ".join(f"`{name}` ({why})" for name, why in LEFT_OUT.items()) + "."]
-    return "\n".join(lines) + "\n"
+    whys = dict.fromkeys(LEFT_OUT.values())
+    left = [f"{', '.join(f'`{name}`' for name, own in LEFT_OUT.items() if own == why)} ({why})" for why in whys]
+    table += ["", f"Left out: {'; '.join(left)}."]
+    if missing():
+        table += ["", f"Not run yet: {', '.join(f'`{name}`' for name in missing())}."]
+    return "\n".join(table) + "\n"
+
+
+def lines_of(path: Path) -> dict[str, str]:
+    """The lines of an earlier page's table, by method."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("| ")]
+    return {line.split("|")[1].strip(): line for line in lines[1:]}
 
 
 def main() -> None:
@@ -257,31 +306,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default='Arrays("runs/data/mnist_half.npz")')
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--page", type=Path)
     parser.add_argument("--no-cost", action="store_true")
     options = parser.parse_args()
-    if missing():
-        parser.error(f"the catalogue has methods that are not listed here: {', '.join(missing())}")
-    names = options.only or list(METHODS)
+    if options.add and not options.page:
+        parser.error("--add needs the --page to add to")
+    earlier = lines_of(options.page) if options.add else {}
+    names = [name for name in options.only or METHODS if name not in {PLAIN, *earlier}]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        found = run(options.data, [PLAIN, *(name for name in names if name != PLAIN)], options.seeds, options.out)
-        costs: dict[str, tuple[float, float]] = {}
-        kept = options.out / "costs.json"
-        if not options.no_cost:
-            costs = {name: tuple(pair) for name, pair in json.loads(kept.read_text()).items()} if kept.exists() else {}
-            for name in found:
-                if name not in costs:
-                    costs[name] = cost(options.data, name, options.out)
-                    kept.write_text(json.dumps(costs))
+        found = run(options.data, [PLAIN], options.seeds, options.out)
+        same = row(PLAIN, found[PLAIN], found[PLAIN], (0, 0)).split("|")[:-3]
+        if PLAIN in earlier and earlier[PLAIN].split("|")[:-3] != same:
+            parser.error(f"plain KD does not come out as on the page, so that the others cannot be compared: {'|'.join(same)}")
+        found.update(run(options.data, names, options.seeds, options.out))
+        costs = {} if options.no_cost else costs_of(options.data, list(found), options.out)
     command = "python benchmarks/methods.py " + f"--data {shlex.quote(options.data)} --seeds {options.seeds}"
-    text = page({name: found[name] for name in METHODS if name in found}, costs, options.data, command)
+    none = (float("nan"), float("nan"))
+    lines = {name: row(name, units, found[PLAIN], costs.get(name, none)) for name, units in found.items()}
+    text = page({**lines, **earlier}, options.seeds, options.data, command)
     if options.page:
         options.page.write_text(text)
     else:
         print(text)
+
+
+def costs_of(data: str, names: list[str], out: Path) -> dict[str, tuple[float, float]]:
+    """Time and memory of a step of each method; what was measured before is read."""
+    kept = out / "costs.json"
+    costs = {name: tuple(pair) for name, pair in json.loads(kept.read_text()).items()} if kept.exists() else {}
+    for name in names:
+        if name not in costs:
+            costs[name] = cost(data, name, out)
+            kept.write_text(json.dumps(costs))
+    return costs
 
 
 if __name__ == "__main__":
