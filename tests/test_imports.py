@@ -14,7 +14,7 @@ GROUPS: tuple[tuple[str, ...], ...] = (
     ("core",),
     ("functional",),
     ("models", "engine", "evaluation"),
-    ("align", "students", "teachers", "transforms", "data", "influence", "balancing"),
+    ("align", "students", "teachers", "transforms", "data", "influence", "balancing", "mixtures"),
     ("losses", "weighting"),
     ("distiller",),
     ("training",),

@@ -99,6 +99,7 @@ _PLACES: Mapping[str, str] = {
     "Splits": "limbeck.data.splits:Splits",
     "split": "limbeck.data.splits:split",
     "Loader": "limbeck.data.loader:Loader",
+    "Domains": "limbeck.data.domains:Domains",
     "whole": "limbeck.data.loader:whole",
     "CropFlip": "limbeck.transforms.crop_flip:CropFlip",
     "MixUp": "limbeck.transforms.mixup:MixUp",
@@ -201,6 +202,11 @@ _PLACES: Mapping[str, str] = {
     "export": "limbeck.students.export:export",
     "MeanTeacher": "limbeck.training.steps.mean_teacher:MeanTeacher",
     "OnPolicy": "limbeck.llm.onpolicy:OnPolicy",
+    "Mixing": "limbeck.training.steps.mixing:Mixing",
+    "Mixture": "limbeck.mixtures.mixture:Mixture",
+    "DomainLosses": "limbeck.mixtures.mixture:DomainLosses",
+    "DDK": "limbeck.mixtures.ddk:DDK",
+    "FixedShares": "limbeck.mixtures.fixedshares:FixedShares",
     "AdaptiveReplay": "limbeck.llm.adaptivereplay:AdaptiveReplay",
     "GRPO": "limbeck.llm.grpo:GRPO",
     "WithText": "limbeck.llm.withtext:WithText",
@@ -257,6 +263,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.core.term import Term as Term
     from limbeck.data.arrays import Arrays as Arrays
     from limbeck.data.digits import Digits as Digits
+    from limbeck.data.domains import Domains as Domains
     from limbeck.data.folder import ImageFolder as ImageFolder
     from limbeck.data.hub import HF as HF
     from limbeck.data.loader import Loader as Loader
@@ -394,6 +401,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.logits.uld import ULD as ULD
     from limbeck.losses.logits.virtualteacher import VirtualTeacher as VirtualTeacher
     from limbeck.losses.logits.wsld import WSLD as WSLD
+    from limbeck.mixtures.ddk import DDK as DDK
+    from limbeck.mixtures.fixedshares import FixedShares as FixedShares
+    from limbeck.mixtures.mixture import DomainLosses as DomainLosses
+    from limbeck.mixtures.mixture import Mixture as Mixture
     from limbeck.models.deepensemble import DeepEnsemble as DeepEnsemble
     from limbeck.models.from_timm import Timm as Timm
     from limbeck.models.from_torchvision import Torchvision as Torchvision
@@ -433,6 +444,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.training.steps.bilevel import Bilevel as Bilevel
     from limbeck.training.steps.hard import HARD as HARD
     from limbeck.training.steps.mean_teacher import MeanTeacher as MeanTeacher
+    from limbeck.training.steps.mixing import Mixing as Mixing
     from limbeck.training.steps.mutual import Mutual as Mutual
     from limbeck.training.steps.offline import Offline as Offline
     from limbeck.training.steps.sequential import Sequential as Sequential

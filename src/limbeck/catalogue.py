@@ -24,6 +24,7 @@ Kind = Literal[
     "weightings",
     "solvers",
     "balancers",
+    "mixtures",
     "teachers",
     "steps",
     "averages",
@@ -43,6 +44,7 @@ WORDS: Mapping[Kind, str] = {
     "weightings": "weighting",
     "solvers": "solver",
     "balancers": "balancer",
+    "mixtures": "mixture of domains",
     "teachers": "teacher",
     "steps": "step",
     "averages": "average of weights",
@@ -57,7 +59,7 @@ WORDS: Mapping[Kind, str] = {
 }
 """One of each kind, in words."""
 
-METHODS: tuple[Kind, ...] = ("terms", "weightings", "solvers", "balancers", "teachers", "steps", "averages")
+METHODS: tuple[Kind, ...] = ("terms", "weightings", "solvers", "balancers", "mixtures", "teachers", "steps", "averages")
 """The kinds that are methods; the others are what methods are applied to."""
 
 
@@ -915,6 +917,26 @@ ROWS: tuple[Row, ...] = (
         "",
         "one backward pass per term",
         "experimental",
+    ),
+    # mixtures
+    Row(
+        "DDK",
+        "mixtures",
+        "limbeck.mixtures.ddk:DDK",
+        "Domains in which the student lags behind the teacher are drawn more often",
+        "Liu et al., 2024, arXiv:2407.16154",
+        "domains, a query set, all of the teacher's logits",
+        "a pass over the query set at each renewal",
+        "experimental",
+    ),
+    Row(
+        "FixedShares",
+        "mixtures",
+        "limbeck.mixtures.fixedshares:FixedShares",
+        "Every domain has its share of what is drawn; equal ones, or as given",
+        "",
+        "domains",
+        "none",
     ),
     # teachers
     Row(

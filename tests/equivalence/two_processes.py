@@ -13,6 +13,7 @@ from limbeck.balancing.dynamic_lambda import DynamicLambda
 from limbeck.core.objective import Objective
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
+from limbeck.data.domains import Domains
 from limbeck.data.loader import Loader, whole
 from limbeck.data.source import InMemory
 from limbeck.distiller import Distiller
@@ -26,11 +27,13 @@ from limbeck.losses.logits.jsd import JSD
 from limbeck.losses.logits.kd import KD
 from limbeck.losses.logits.taid import TAID
 from limbeck.losses.logits.tgeokd import TGeoKD
+from limbeck.mixtures.ddk import DDK
 from limbeck.models.gpt import GPT
 from limbeck.models.spec import DataSpec
 from limbeck.teachers.single import Single
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.bilevel import Bilevel
+from limbeck.training.steps.mixing import Mixing
 from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.sequential import Sequential
 from limbeck.training.steps.simultaneous import Simultaneous
@@ -90,6 +93,15 @@ def language(objective: Term | Objective, weights: Weighting) -> Parts:
     return Parts(distiller, loader, optimizer, queries, torch.ones(rows, dtype=torch.bool))
 
 
+def by_domain() -> Parts:
+    made = parts(weights=Uniform())
+    source, rows = made.loader.source, made.loader.rows
+    source.groups, source.group_names = torch.arange(len(source)) % 2, ("even", "odd")
+    sampler = Domains(source, rows, seed=3, every=2)
+    made.loader = Loader(source, rows, batch_size=made.loader.batch_size, seed=3, labels=source.labels, sampler=sampler)
+    return made
+
+
 Case = tuple[Callable[[], Parts], Callable[[], Update], dict[str, Any]]
 CASES: dict[str, Case] = {
     "uniform": (lambda: parts(weights=Uniform()), Student, {}),
@@ -99,6 +111,7 @@ CASES: dict[str, Case] = {
     "influence, clipped, with a rate": (lambda: parts(weights=ekfac()), Student, {"clip": 0.3, "rate": lambda n, t: 1 - n / t}),
     "influence, in parts": (lambda: parts(weights=ekfac()), Student, {"accumulate": 3}),
     "uniform, in parts": (lambda: parts(weights=Uniform()), Student, {"accumulate": 3}),
+    "mixture": (by_domain, lambda: Mixing(Student(), DDK(every=2)), {}),
     "random": (lambda: parts(weights=random_weights()), Student, {}),
     "own loss": (lambda: parts(weights=OwnLoss()), Student, {}),
     "oracle": (lambda: parts(weights=Oracle()), Student, {}),

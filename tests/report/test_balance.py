@@ -61,4 +61,4 @@ def test_factors_are_named_by_their_terms(tmp_path: Path) -> None:
 def test_the_section_is_there_only_where_something_was_balanced(tmp_path: Path) -> None:
     for name, values, wanted in (("a", {"lambda": 0.5}, True), ("b", {"saturated": 0.5}, False)):
         page = take_apart(render(written(tmp_path / name, lambda seed, epoch, values=values: values)))
-        assert ("Balance of the loss" in [element.text for element in page.all("h2")]) == wanted
+        assert ("Balance and mixture" in [element.text for element in page.all("h2")]) == wanted

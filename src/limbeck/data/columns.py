@@ -108,6 +108,13 @@ def numbered(label: Column, truth: Column | None, key: str, who: str) -> tuple[T
     return given, true, numbers(who, given, true)
 
 
+def domains(names: list[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """The domain of each row as int64 [N], and the names of the domains in alphabetical order."""
+    known = tuple(sorted(set(names)))
+    number = {name: i for i, name in enumerate(known)}
+    return torch.tensor([number[name] for name in names]), known
+
+
 def marked(flags: Column, who: str) -> Tensor:
     """The rows where a column of 0 and 1, or of false and true, says yes.
 

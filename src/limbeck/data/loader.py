@@ -1,7 +1,7 @@
 """Batches in an order that depends on (seed, epoch) alone, so that a run resumes exactly. Knows nothing of models or losses."""
 
 from collections.abc import Callable, Iterator
-from typing import final
+from typing import Protocol, final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,22 @@ Transform = Callable[[Batch, torch.Generator], Batch]
 Read = tuple[Tensor, Tensor | None]
 
 
+class Sampler(Protocol):
+    """Chooses rows in the place of an order by epochs; it may change its mind between two stretches of batches.
+
+    Attributes:
+        every: Batches of a stretch, whose rows are chosen together, >= 1.
+    """
+
+    every: int
+
+    def draw(self, stretch: int, count: int) -> Tensor:
+        """The rows of the batches from number stretch * every on, counted over the whole run, int64 [count].
+
+        Asked for when the batch before them has been used, and again when a run goes on in the middle of the stretch.
+        """
+
+
 @final
 class Loader:
     """Batches of some rows of a source. The position in a run is (epoch, step); the global random state is never touched.
@@ -32,6 +48,7 @@ class Loader:
         shuffle: A new order every epoch; else the order of `rows`.
         drop_last: Leave out a last batch that is not full.
         workers: Processes that read ahead; 0 reads in this process, the fastest for what is in memory.
+        sampler: Chooses the rows in the place of `shuffle`; an epoch is then as many batches as without it, all of them full.
 
     Raises:
         UsageError: No rows, more rows per batch than rows (with drop_last), or labels that do not fit the source.
@@ -49,6 +66,7 @@ class Loader:
         shuffle: bool = True,
         drop_last: bool = True,
         workers: int = 0,
+        sampler: Sampler | None = None,
     ) -> None:
         self.batch_size = whole_number(batch_size, "Loader: batch_size")
         self.workers = whole_number(workers, "Loader: workers", least=0)
@@ -61,7 +79,7 @@ class Loader:
                 f"Loader: batch_size={batch_size} is more than the {len(rows)} rows; take a smaller batch or drop_last=False."
             )
         self.source, self.rows, self.labels, self.transform = source, rows, labels, transform
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.shuffle, self.drop_last, self.sampler = shuffle, drop_last, sampler
 
     def __len__(self) -> int:
         """Steps per epoch."""
@@ -80,10 +98,25 @@ class Loader:
 
     def epoch(self, e: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `e` from step `start` on: the same as those of the whole epoch from there on."""
-        batches = list(torch.split(self.order(e), self.batch_size))[start : len(self)]
-        for step, (rows, (inputs, mask)) in enumerate(zip(batches, self._reads(batches, e), strict=True), start):
-            batch = Batch(inputs, self.labels[rows], rows, mask)
-            yield batch if self.transform is None else self.transform(batch, generator_for(self.seed, e, step))
+        step = start
+        for batches in self._stretches(e, start):
+            for rows, (inputs, mask) in zip(batches, self._reads(batches, e), strict=True):
+                batch = Batch(inputs, self.labels[rows], rows, mask)
+                yield batch if self.transform is None else self.transform(batch, generator_for(self.seed, e, step))
+                step += 1
+
+    def _stretches(self, epoch: int, start: int) -> Iterator[list[Tensor]]:
+        """The rows of the epoch's batches from `start` on, as far as they are known at a time."""
+        if self.sampler is None:
+            yield list(torch.split(self.order(epoch), self.batch_size))[start : len(self)]
+            return
+        number, end = epoch * len(self) + start, (epoch + 1) * len(self)
+        while number < end:
+            stretch, past = divmod(number, self.sampler.every)
+            rows = self.sampler.draw(stretch, self.sampler.every * self.batch_size)
+            batches = list(torch.split(rows, self.batch_size))[past : past + end - number]
+            yield batches
+            number += len(batches)
 
     def _reads(self, batches: list[Tensor], epoch: int) -> Iterator[Read]:
         reads = _Reads(self.source)

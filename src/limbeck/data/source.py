@@ -54,7 +54,7 @@ class Source(ABC):
         input_shape: The shape of one sample.
         vocabulary: For tokens and language, how many ids there are; else None.
         tokenizer: What turned text into ids; None where there is none, or nobody knows it.
-        groups: int64 [N], for language: the domain of each sample, which splits keep the shares of; None for one domain.
+        groups: int64 [N], the domain of each sample; for language splits keep their shares. None for one domain.
         group_names: The names of the domains.
     """
 

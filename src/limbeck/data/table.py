@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import DataError, nearest
-from limbeck.data.columns import column, encode, marked, numbered, read_table, texts
+from limbeck.data.columns import column, domains, encode, marked, numbered, read_table, texts
 from limbeck.data.noise import noisy
 from limbeck.data.pieces import Pieces
 from limbeck.data.source import Cell, InMemory, Shown, expression, rows_without
@@ -30,6 +30,7 @@ class Tabular(InMemory):
         text: How the text column is read; None: every other column is an input.
         ignore: Columns that are left out.
         classes: Class names where labels are numbers; None: the numbers.
+        group: The column of domains, which is no input; None for one domain.
 
     Raises:
         DataError: A column is missing, or labels or values are none that can be learned from.
@@ -45,12 +46,14 @@ class Tabular(InMemory):
         text: Words | Pieces | None = None,
         ignore: Sequence[str] = (),
         classes: Sequence[str] | None = None,
+        group: str | None = None,
     ) -> None:
         for word in ignore:
             if word not in table.column_names:
                 raise DataError(f"{name}: there is no column '{word}' to ignore{nearest(word, table.column_names) or '.'}")
         table = table.select([column for column in table.column_names if column not in ignore])
         self.table, self.words = table, text
+        apart = (label, *_MARKS, *([] if group is None else [group]))
         given = column(table, label, place, name)
         truth = column(table, "true_label", place, name) if "true_label" in table.column_names else None
         labels, true, found = numbered(given, truth, label, name)
@@ -61,13 +64,15 @@ class Tabular(InMemory):
             super().__init__(inputs, labels, classes=classes or found, truth=true, name=name, vocabulary=vocabulary, mask=mask)
             self.tokenizer = text.tokenizer if isinstance(text, Pieces) else None
         else:
-            used = [other for other in table.column_names if other not in (label, *_MARKS)]
+            used = [other for other in table.column_names if other not in apart]
             encoded = encode(table, used, training, place, name)
             super().__init__(encoded.values, labels, classes=classes or found, truth=true, name=name)
             self.columns = encoded.names
         self.test_rows = test_rows
         if "query" in table.column_names:
             self.query_rows = marked(column(table, "query", place, name), f"{name}: column 'query'")
+        if group is not None:
+            self.groups, self.group_names = domains([str(name) for name in column(table, group, place, name).to_pylist()])
         self.shown = [other for other in table.column_names if other not in (label, *_MARKS)]
         check(self)
 
@@ -96,6 +101,7 @@ class Table(Tabular):
         text: The text column, or `Words(...)` or `Pieces(...)` to say more; the source then gives token ids. None: a table of
             numbers and words.
         ignore: Columns to leave out, such as a row's number.
+        group: A column of domains, by which a mixture draws; it is no input.
         label_noise: Share of the labels outside the test split that are flipped, in [0, 1).
         noise: How: "symmetric", "pair_flip", "instance_dependent" or "human:<file>:<key>".
         seed: Seed of the noise.
@@ -110,14 +116,15 @@ class Table(Tabular):
         *,
         text: str | Words | Pieces | None = None,
         ignore: Sequence[str] = (),
+        group: str | None = None,
         label_noise: float = 0.0,
         noise: str = "symmetric",
         seed: int = 0,
     ) -> None:
         words = Words(text) if isinstance(text, str) else text
-        said: dict[str, object] = {} if text is None else {"text": text}
+        said: dict[str, object] = {key: value for key, value in {"text": text, "group": group}.items() if value is not None}
         name = expression("Table", path, label_noise=label_noise, noise=noise, seed=seed, **said)
-        super().__init__(read_table(path, name), label, name=name, place=path, text=words, ignore=ignore)
+        super().__init__(read_table(path, name), label, name=name, place=path, text=words, ignore=ignore, group=group)
         self.labels, self.truth = noisy(self, label_noise, noise, seed=seed)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from limbeck.core.checks import whole
 from limbeck.core.errors import DataError, UsageError
-from limbeck.data.columns import column, marked, read_table, texts
+from limbeck.data.columns import column, domains, marked, read_table, texts
 from limbeck.data.files import existing
 from limbeck.data.noise import noisy
 from limbeck.data.source import InMemory, expression
@@ -56,7 +56,7 @@ class Text(InMemory):
         prompt: A column that leads up to `completion` and does not count; two joined by a plus sign are read one after the other.
         completion: The column that counts, with the token that ends it.
         chat: Whether prompt and completion are put into the tokenizer's chat template, as a user's turn and the answer.
-        group: A column of domains; splits keep their shares.
+        group: A column of domains; splits keep their shares, and a mixture draws by them.
         test: A second file of the same kind: the fixed test split.
         label_noise: Share of the rows outside test split and query set whose labels are replaced, in [0, 1).
         noise: How: "swapped" (by the labels of another row) or "random" (by other tokens).
@@ -126,9 +126,7 @@ class Text(InMemory):
         self.test_rows = torch.tensor(test) if test else None
         self.query_rows = torch.tensor(query) if query else None
         if grouped:
-            self.group_names = tuple(sorted({place[2] for place in places}))
-            number = {name: i for i, name in enumerate(self.group_names)}
-            self.groups = torch.tensor([number[place[2]] for place in places])
+            self.groups, self.group_names = domains([place[2] for place in places])
 
 
 @dataclass(frozen=True)
@@ -153,10 +151,10 @@ class _Reading:
         if "query" in table.column_names:
             asked = marked(column(table, "query", path, self.who), f"{self.who}: column 'query'")
         in_test, in_query = (set() if rows is None else set(rows.tolist()) for rows in (tested, asked))
-        domains = [""] * table.num_rows if self.group is None else column(table, self.group, path, self.who).to_pylist()
+        groups = [""] * table.num_rows if self.group is None else column(table, self.group, path, self.who).to_pylist()
         leading = [] if self.prompt is None else [name.strip() for name in self.prompt.split("+")]
         cells = texts(table, [*leading, self.completion or self.text], path, self.who)
-        for row, (cell, domain) in enumerate(zip(cells, domains, strict=True)):
+        for row, (cell, domain) in enumerate(zip(cells, groups, strict=True)):
             place = (test or row in in_test, row in in_query and not test, str(domain))
             yield self._plain(cell[-1], place) if self.prompt is None else self._answer(cell[:-1], cell[-1], place, row)
 

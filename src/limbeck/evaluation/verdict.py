@@ -17,6 +17,7 @@ RIVALS = {
     "query_in_training": "plain KD with the query set in training",
     "random_weights": "KD with random weights",
     "no_kd": "the student without distillation",
+    "fixed_mixture": "the same without the mixture of domains",
 }
 """The arms that the verdict is about, in the order in which the sentence names them. Other arms are context."""
 

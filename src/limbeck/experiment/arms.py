@@ -10,7 +10,9 @@ from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.losses.labels.ce import CE
+from limbeck.mixtures.mixture import Mixture
 from limbeck.training.averages.average import Average
+from limbeck.training.steps.mixing import Mixing
 from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.sequential import Sequential
 from limbeck.training.steps.simultaneous import Simultaneous
@@ -27,6 +29,10 @@ def _last_weights() -> None:
     """No average."""
 
 
+def _as_it_is() -> None:
+    """No mixture."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to train the student.
@@ -40,6 +46,7 @@ class Arm:
         balancer: Makes a fresh balancer for one seed.
         average: Makes a fresh average of the student's weights for one seed, or None to keep the last weights.
         query_in_training: Whether it trains on the query set too.
+        mixture: Makes a fresh mixture of domains for one seed, or None to have every row once an epoch.
     """
 
     name: str
@@ -50,10 +57,19 @@ class Arm:
     balancer: Callable[[], Balancer] = Static
     average: Callable[[], Average | None] = _last_weights
     query_in_training: bool = False
+    mixture: Callable[[], Mixture | None] = _as_it_is
+
+    def mixing(self, step: Update) -> Update:
+        """The step, on samples that the mixture chooses where there is one."""
+        mixture = self.mixture()
+        return step if mixture is None else Mixing(step, mixture)
 
 
 ACTING_ON_WEIGHTS = (Offline, Sequential, Simultaneous, TeacherOnly)
 """Steps that are nothing without influence weights: their rivals take the plain step; other steps are the rivals' too."""
+
+UNMIXED = ("no_kd", "query_in_training", "fixed_mixture")
+"""Rivals that see every row once an epoch: without a teacher nothing lags, and queries that are trained on cannot judge."""
 
 TITLES = {
     "no_kd": "No distillation (labels only)",
@@ -63,6 +79,7 @@ TITLES = {
     "shuffled": "KD, shuffled influence weights",
     "own_loss": "KD, weights from own loss",
     "oracle": "KD, flipped labels dropped (oracle)",
+    "fixed_mixture": "The same, domains as they come",
 }
 
 
@@ -95,6 +112,7 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
     balancer = cast("Callable[[], Balancer]", parts.balancer)
     step = cast("Callable[[], Update]", parts.step)
     average = cast("Callable[[], Average | None]", parts.average or _last_weights)
+    mixture = cast("Callable[[], Mixture | None]", parts.mixture or _as_it_is)
 
     def objective() -> Objective:
         return objective_of(recipe)
@@ -104,22 +122,24 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
         "shuffled": lambda: Shuffled(main()),
         "own_loss": OwnLoss,
         "oracle": Oracle,
+        "fixed_mixture": main,
     }
     rivals = [
         Arm(
             name=name,
             title=TITLES[name],
             weighting=weightings.get(name, Uniform),
-            step=Student if name == "no_kd" or isinstance(step(), ACTING_ON_WEIGHTS) else step,
+            step=Student if name == "no_kd" or (isinstance(step(), ACTING_ON_WEIGHTS) and name != "fixed_mixture") else step,
             objective=labels_only if name == "no_kd" else objective,
             balancer=Static if name == "no_kd" else balancer,
             average=_last_weights if name == "no_kd" else average,
             query_in_training=name == "query_in_training",
+            mixture=_as_it_is if name in UNMIXED else mixture,
         )
         for name in recipe.compare
     ]
     name, title = _named(parts)
-    return [*rivals, Arm(name, title, main, step, objective, balancer, average, recipe.query_in_training)]
+    return [*rivals, Arm(name, title, main, step, objective, balancer, average, recipe.query_in_training, mixture)]
 
 
 def _named(parts: Parts) -> tuple[str, str]:
@@ -127,7 +147,8 @@ def _named(parts: Parts) -> tuple[str, str]:
     weighting, step = parts.weighting(), parts.step()
     if isinstance(step, Offline):
         return "kd_aif", "KD-AIF (offline)"
-    suffix = "" if isinstance(step, Student) else f" ({step!r})"
+    told = [*([] if isinstance(step, Student) else [step]), *([] if parts.mixture is None else [parts.mixture()])]
+    suffix = f" ({', '.join(map(repr, told))})" if told else ""
     if isinstance(weighting, InfluenceWeighting):
         return "kd_aif", f"KD-AIF{suffix}"
     return "main", f"KD, {weighting!r}{suffix}"

@@ -70,7 +70,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         *(f"assistant  {net!r}: {parameters(net.build(data.spec)):,} parameters" for net in parts.assistants),
         f"student    {parts.student!r}: {parameters(student):,} parameters, {flops(Tapped(student), batch):,} FLOPs a sample",
         f"objective  {distiller.objective!r}",
-        f"weighting  {recipe.weighting}, balancer {recipe.balancer}, step {recipe.step}",
+        f"weighting  {recipe.weighting}, balancer {recipe.balancer}, step {recipe.step}, mixture {recipe.mixture or 'none'}",
         f"arms       {', '.join(arm.title for arm in arms)}",
         f"steps      {recipe.seeds} seeds x ({teacher_steps} for the teacher + {count} x {student_steps} for the students)",
         f"memory     about {memory / 2**20:.0f} MB a step beside the data",

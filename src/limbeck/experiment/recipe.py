@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from limbeck.models.spec import Architecture
     from limbeck.transforms.chain import Transform
 
-Arm = Literal["no_kd", "uniform", "query_in_training", "random_weights", "shuffled", "own_loss", "oracle"]
+Arm = Literal["no_kd", "uniform", "query_in_training", "random_weights", "shuffled", "own_loss", "oracle", "fixed_mixture"]
 Count = Annotated[int, Field(ge=1)]
 
 EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
@@ -37,6 +37,7 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
     "objective": ("terms",),
     "weighting": ("weightings", "solvers", "terms"),
     "balancer": ("balancers",),
+    "mixture": ("mixtures",),
     "step": ("steps", "weightings", "solvers", "terms", "optimizers", "rewards"),
     "average": ("averages",),
     "optimizer": ("optimizers",),
@@ -49,11 +50,13 @@ EXAMPLES = {"optimizer": "SGD", "objective": "KD", "weighting": "InfluenceWeight
 """What stands for a key where an argument is written in the place of one."""
 ALSO: Mapping[str, tuple[catalogue.Kind, ...]] = {"teacher": ("teachers",)}
 """Further kinds that a key takes."""
+STATEFUL = ("weighting", "balancer", "mixture", "step", "average")
+"""The keys whose objects every arm of every seed has of its own."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a recipe names, made. Weighting, balancer, step and average have state: call for a fresh one per seed and arm."""
+    """What a recipe names, made. Weighting, balancer, mixture, step and average have state: call for a fresh one of each arm."""
 
     data: Source
     teacher: Architecture
@@ -62,6 +65,7 @@ class Parts:
     objective: Objective
     weighting: Callable[[], object]
     balancer: Callable[[], object]
+    mixture: Callable[[], object] | None
     step: Callable[[], object]
     average: Callable[[], object] | None
     optimizer: OptimizerSpec
@@ -90,6 +94,7 @@ class Recipe(BaseModel):
         objective: The sum of terms.
         weighting: How much each sample counts.
         balancer: Factors on the coefficients of the objective, set anew at every step.
+        mixture: How often each domain of the data is drawn; None draws every row once an epoch.
         step: Which nets are updated, and in which order.
         average: The average of the student's weights along its training that is kept in place of the last ones.
         assistants: Nets between teacher and student, each taught by the one before.
@@ -131,6 +136,7 @@ class Recipe(BaseModel):
     objective: str = "KD(T=4) * 0.7 + CE() * 0.3"
     weighting: str = "InfluenceWeighting()"
     balancer: str = "Static()"
+    mixture: str | None = None
     step: str = "Student()"
     average: str | None = None
     assistants: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -200,6 +206,10 @@ class Recipe(BaseModel):
             raise UsageError(
                 f"anchor: {self.anchor:g} is a share in what later generations are taught, but there is one; set generations: 3."
             )
+        if self.mixture is None and "fixed_mixture" in self.compare:
+            raise UsageError("compare: 'fixed_mixture' is the method without its mixture, but there is none; leave it out.")
+        if self.mixture is not None and self.query_in_training:
+            raise UsageError("query_in_training: the query set says how far the domains lag, so it cannot be trained on as well.")
         return self
 
     @classmethod
@@ -255,7 +265,7 @@ class Recipe(BaseModel):
                 f"teacher_weights: there is no file {weights}; give a .safetensors file, or leave it out to train the teacher."
             )
         made = self.expressions()
-        single = {key: made[key].build() for key in made if key not in {"weighting", "balancer", "step", "average"}}
+        single = {key: made[key].build() for key in made if key not in STATEFUL}
         teacher = single["teacher"]
         parts = Parts(
             data=cast("Source", single["data"]),
@@ -265,6 +275,7 @@ class Recipe(BaseModel):
             objective=as_objective(cast("Objective", single["objective"])),
             weighting=made["weighting"].build,
             balancer=made["balancer"].build,
+            mixture=made["mixture"].build if "mixture" in made else None,
             step=made["step"].build,
             average=made["average"].build if "average" in made else None,
             optimizer=cast("OptimizerSpec", single["optimizer"]),
@@ -280,7 +291,7 @@ class Recipe(BaseModel):
         """See that what was made can be used together.
 
         Raises:
-            UsageError: An ensemble stands where one net is needed, or the parts of a chain do not fit.
+            UsageError: An ensemble stands where one net is needed, a mixture has no domains, or the parts of a chain do not fit.
         """
         from limbeck.models.deepensemble import DeepEnsemble
 
@@ -293,6 +304,8 @@ class Recipe(BaseModel):
             raise UsageError(
                 f"completions: {parts.data.name} has no texts that could be gone on with; leave it out, or take Text(...)."
             )
+        if self.mixture is not None and parts.data.groups is None:
+            raise UsageError(f"mixture: {parts.data.name} has no domains to mix; name their column with group=...")
         self._check_chain(parts)
 
     def _check_chain(self, parts: Parts) -> None:

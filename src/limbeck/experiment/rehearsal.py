@@ -61,7 +61,7 @@ def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.
         warnings.simplefilter("ignore", UserWarning)
         step = arm.step()
         model, guide = parts.student.build(data.spec), as_teacher(deepcopy(teacher), trained=step.trains_teacher)
-        loader = loader_for(recipe, parts, data, data.splits.train)
+        loader = loader_for(recipe, parts, data, data.splits.train, arm.mixture())
         weighting, balancer, per = arm.weighting(), arm.balancer(), recipe.per
         distiller = Distiller(model, guide, arm.objective(), weighting=weighting, balancer=balancer, per=per).build(loader)
         fit(
@@ -70,7 +70,7 @@ def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.
             parts.optimizer.build(distiller.trained()),
             steps=1,
             queries=data.queries,
-            step=Student() if isinstance(step, Offline) else step,
+            step=arm.mixing(Student() if isinstance(step, Offline) else step),
             engine=engine,
             accumulate=recipe.accumulate,
             seed=data.seed,

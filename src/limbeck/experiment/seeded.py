@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
+from limbeck.data.domains import Domains
 from limbeck.data.loader import Loader, whole
 from limbeck.data.source import Source
 from limbeck.data.splits import Splits, split
 from limbeck.experiment.recipe import Parts, Recipe
+from limbeck.mixtures.mixture import Mixture
 from limbeck.models.spec import DataSpec
 from limbeck.teachers.stored import Stored
 
@@ -103,6 +105,14 @@ def given_teacher(parts: Parts, spec: DataSpec) -> nn.Module:
     return model
 
 
-def loader_for(recipe: Recipe, parts: Parts, data: Seeded, rows: Tensor) -> Loader:
-    """Training batches of these rows, in the order that all arms of the seed share."""
-    return Loader(parts.data, rows, batch_size=recipe.batch_size, seed=data.seed, labels=data.labels, transform=parts.transform)
+def loader_for(recipe: Recipe, parts: Parts, data: Seeded, rows: Tensor, mixture: Mixture | None = None) -> Loader:
+    """Training batches of these rows, in the order that all arms of the seed share; with a mixture they are drawn by domain."""
+    return Loader(
+        parts.data,
+        rows,
+        batch_size=recipe.batch_size,
+        seed=data.seed,
+        labels=data.labels,
+        transform=parts.transform,
+        sampler=None if mixture is None else Domains(parts.data, rows, seed=data.seed, every=mixture.every),
+    )

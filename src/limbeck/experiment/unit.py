@@ -231,7 +231,7 @@ class Worker:
         said: list[warnings.WarningMessage],
     ) -> Unit:
         recipe, spec = self.recipe, self.parts.teacher_optimizer if teacher is None else self.parts.optimizer
-        step, began = arm.step(), time.perf_counter()
+        step, began = arm.mixing(arm.step()), time.perf_counter()
         distiller, loader = self._distiller(arm, data, model, teacher)
         labels = {"seed": data.seed, "arm": arm.name}
         validation, average = data.validation.to(self.engine.device), arm.average()
@@ -267,7 +267,7 @@ class Worker:
         weighting, balancer, per = arm.weighting(), arm.balancer(), self.recipe.per
         distiller = Distiller(model, guide, arm.objective(), weighting=weighting, balancer=balancer, per=per)
         rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
-        loader = loader_for(self.recipe, self.parts, data, rows)
+        loader = loader_for(self.recipe, self.parts, data, rows, arm.mixture())
         return distiller.build(loader), loader
 
     def _unit_of(

@@ -1,4 +1,4 @@
-"""What the balancer did in the main arm: lambda or the factors, and the gradients' angle and lengths, by epoch."""
+"""What balancer and mixture did in the main arm, by epoch: lambda or factors, the gradients' angle and lengths, the shares."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Kind:
         unit: Of the upright axis.
         told: What the values are, one sentence.
         names: Value -> the name of its line.
-        prefix: All values whose names begin so, in the place of `names`; the rest of the name is that of a term.
+        prefix: All values whose names begin so, in the place of `names`; the rest of the name is that of a term or domain.
         at: Where a level line helps the eye.
     """
 
@@ -62,6 +62,8 @@ KINDS = (
         "Where the balancer takes its gradients, without coefficients of its own.",
         {"task_gradient": "task loss", "distillation_gradient": "distillation loss"},
     ),
+    Kind("mixture", "Mixture of domains", "share", "How often each domain is drawn.", prefix="share_"),
+    Kind("lag", "Lag by domain", "ratio", "The student's perplexity on the query set over the teacher's.", prefix="lag_", at=1),
 )
 
 
