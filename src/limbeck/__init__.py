@@ -39,6 +39,8 @@ _PLACES: Mapping[str, str] = {
     "TGeoKD": "limbeck.losses.logits.tgeokd:TGeoKD",
     "TotalVariation": "limbeck.losses.logits.totalvariation:TotalVariation",
     "TopKTail": "limbeck.losses.logits.topktail:TopKTail",
+    "ADPA": "limbeck.losses.logits.adpa:ADPA",
+    "OnReplies": "limbeck.losses.logits.onreplies:OnReplies",
     "AlphaDivergence": "limbeck.losses.logits.alphadivergence:AlphaDivergence",
     "Chunked": "limbeck.losses.logits.chunked:Chunked",
     "TAID": "limbeck.losses.logits.taid:TAID",
@@ -95,6 +97,7 @@ _PLACES: Mapping[str, str] = {
     "Bytes": "limbeck.data.tokens:Bytes",
     "Pieces": "limbeck.data.pieces:Pieces",
     "Text": "limbeck.data.text:Text",
+    "Preferences": "limbeck.data.preferences:Preferences",
     "Tokenizer": "limbeck.data.pretrained_tokenizer:Tokenizer",
     "Splits": "limbeck.data.splits:Splits",
     "split": "limbeck.data.splits:split",
@@ -133,6 +136,8 @@ _PLACES: Mapping[str, str] = {
     "Teacher": "limbeck.teachers.teacher:Teacher",
     "Single": "limbeck.teachers.single:Single",
     "Ensemble": "limbeck.teachers.ensemble:Ensemble",
+    "Aligned": "limbeck.teachers.aligned:Aligned",
+    "AlignedPair": "limbeck.experiment.ready:AlignedPair",
     "Stored": "limbeck.teachers.stored:Stored",
     "Served": "limbeck.teachers.served:Served",
     # weights
@@ -215,6 +220,7 @@ _PLACES: Mapping[str, str] = {
     "LastNumber": "limbeck.llm.rewards:LastNumber",
     "Rollout": "limbeck.llm.rollouts:Rollout",
     "generate": "limbeck.llm.rollouts:generate",
+    "write_replies": "limbeck.llm.replies:write_replies",
     "WAKD": "limbeck.training.averages.wakd:WAKD",
     "WeightEMA": "limbeck.training.averages.weightema:WeightEMA",
     "SWAD": "limbeck.training.averages.swad:SWAD",
@@ -269,6 +275,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.data.loader import Loader as Loader
     from limbeck.data.loader import whole as whole
     from limbeck.data.pieces import Pieces as Pieces
+    from limbeck.data.preferences import Preferences as Preferences
     from limbeck.data.pretrained_tokenizer import Tokenizer as Tokenizer
     from limbeck.data.source import InMemory as InMemory
     from limbeck.data.source import Source as Source
@@ -300,6 +307,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.evaluation.texts import rouge_l as rouge_l
     from limbeck.evaluation.verdict import compare as compare
     from limbeck.evaluation.verdict import judge as judge
+    from limbeck.experiment.ready import AlignedPair as AlignedPair
     from limbeck.experiment.recipe import Recipe as Recipe
     from limbeck.experiment.recipe import load as _load
     from limbeck.experiment.run import run as run
@@ -333,6 +341,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.llm.adaptivereplay import AdaptiveReplay as AdaptiveReplay
     from limbeck.llm.grpo import GRPO as GRPO
     from limbeck.llm.onpolicy import OnPolicy as OnPolicy
+    from limbeck.llm.replies import write_replies as write_replies
     from limbeck.llm.rewards import LastNumber as LastNumber
     from limbeck.llm.rewards import Reward as Reward
     from limbeck.llm.rewards import SameText as SameText
@@ -363,6 +372,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.heads.serial import Serial as Serial
     from limbeck.losses.heads.simkd import SimKD as SimKD
     from limbeck.losses.labels.ce import CE as CE
+    from limbeck.losses.logits.adpa import ADPA as ADPA
     from limbeck.losses.logits.aekt import AEKT as AEKT
     from limbeck.losses.logits.alphadivergence import AlphaDivergence as AlphaDivergence
     from limbeck.losses.logits.bdkd import BDKD as BDKD
@@ -382,6 +392,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.losses.logits.minillm import MiniLLM as MiniLLM
     from limbeck.losses.logits.mlkd import MLKD as MLKD
     from limbeck.losses.logits.ofa import OFA as OFA
+    from limbeck.losses.logits.onreplies import OnReplies as OnReplies
     from limbeck.losses.logits.opsd import OPSD as OPSD
     from limbeck.losses.logits.pld import PLD as PLD
     from limbeck.losses.logits.public import Public as Public
@@ -429,6 +440,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.models.vgg import VGG13 as VGG13
     from limbeck.models.wrn import WRN as WRN
     from limbeck.students.export import export as export
+    from limbeck.teachers.aligned import Aligned as Aligned
     from limbeck.teachers.ensemble import Ensemble as Ensemble
     from limbeck.teachers.served import Served as Served
     from limbeck.teachers.single import Single as Single

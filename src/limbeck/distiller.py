@@ -274,14 +274,14 @@ def _check_offers(teacher: Teacher, objective: Objective) -> None:
         UsageError: It cannot.
     """
     offered = teacher.offers | ({"topk"} if "logits" in teacher.offers else set())
-    for _, term in objective.parts:
-        wanted = _wanted(term)
-        if wanted is None or wanted in offered:
+    for term, wanted in [(one, wanted) for _, one in objective.parts for wanted in _wanted(one)]:
+        if wanted in offered:
             continue
         ways = {
             "features": "take terms on logits, or a live teacher such as Single(model)",
             "logits": f"write TopKTail({term!r})" if term.lumps else "write TopKTail(KD(T=1)), or take a teacher with all logits",
             "topk": "take a teacher that offers logits or topk",
+            "reference": "take Aligned(after, before), the teacher and what it was before it was aligned",
         }
         raise UsageError(
             f"Distiller: {term!r} reads the teacher's {wanted}, but {type(teacher).__name__} offers "
@@ -289,10 +289,11 @@ def _check_offers(teacher: Teacher, objective: Objective) -> None:
         )
 
 
-def _wanted(term: Term) -> Offer | None:
+def _wanted(term: Term) -> list[Offer]:
     """What a term reads of the teacher."""
+    reference: list[Offer] = ["reference"] if "teacher_reference" in term.needs else []
     if "teacher_features" in term.needs:
-        return "features"
+        return [*reference, "features"]
     if "teacher_topk" in term.needs:
-        return "topk"
-    return "logits" if "teacher" in term.needs else None
+        return [*reference, "topk"]
+    return [*reference, "logits"] if "teacher" in term.needs else reference

@@ -18,11 +18,13 @@ class Outputs:
         logits: [B, C], or [B, L, V] for token tasks; [B, 0] or [B, L, 0] where only `sparse` is known.
         features: Inner activations by module name, as asked for from the taps room.
         sparse: The most probable classes and the mass of the others, from teachers that know no more.
+        reference: Of a teacher that was aligned to preferences: what it said before.
     """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     sparse: TopK | None = None
+    reference: "Outputs | None" = None
 
     @property
     def classes(self) -> int | None:
@@ -32,7 +34,8 @@ class Outputs:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Outputs":
         """The outputs with every part changed."""
         sparse = None if self.sparse is None else self.sparse.map(change)
-        return Outputs(change(self.logits), {name: change(part) for name, part in self.features.items()}, sparse)
+        reference = None if self.reference is None else self.reference.map(change)
+        return Outputs(change(self.logits), {name: change(part) for name, part in self.features.items()}, sparse, reference)
 
     def detach(self) -> "Outputs":
         """The same values without a graph behind them."""
@@ -49,7 +52,9 @@ class Outputs:
         features = {name: torch.cat([part.features[name] for part in parts]) for name in names}
         known = [part.sparse for part in parts if part.sparse is not None]
         sparse = TopK.concat(known) if len(known) == len(parts) else None
-        return Outputs(torch.cat([part.logits for part in parts]), features, sparse)
+        before = [part.reference for part in parts if part.reference is not None]
+        reference = Outputs.concat(before) if len(before) == len(parts) else None
+        return Outputs(torch.cat([part.logits for part in parts]), features, sparse, reference)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,18 @@ if TYPE_CHECKING:
     from limbeck.core.objective import Objective
 
 Need = Literal[
-    "teacher", "targets", "student_features", "teacher_features", "teacher_topk", "log_drawn", "advantage", "reference"
+    "teacher",
+    "targets",
+    "student_features",
+    "teacher_features",
+    "teacher_topk",
+    "teacher_reference",
+    "log_drawn",
+    "advantage",
+    "reference",
 ]
-"""What a term may need; with `teacher_topk` the most probable classes of the teacher do for its logits.
+"""What a term may need. With `teacher_topk` the most probable classes of the teacher do for its logits; `teacher_reference` is
+what it said before it was aligned.
 
 The last three are columns of batches that a step has written (`losses/drawn.py`).
 """

@@ -101,7 +101,7 @@ class Loader:
         step = start
         for batches in self._stretches(e, start):
             for rows, (inputs, mask) in zip(batches, self._reads(batches, e), strict=True):
-                batch = Batch(inputs, self.labels[rows], rows, mask)
+                batch = Batch(inputs, self.labels[rows], rows, mask, _meta(self.source, rows))
                 yield batch if self.transform is None else self.transform(batch, generator_for(self.seed, e, step))
                 step += 1
 
@@ -142,6 +142,10 @@ class _Reads(Dataset[Read]):
         return inputs, mask
 
 
+def _meta(source: Source, rows: Tensor) -> dict[str, Tensor]:
+    return {name: part[rows] for name, part in source.meta.items()}
+
+
 def _as_read(read: object) -> object:
     return read
 
@@ -164,4 +168,4 @@ def whole(source: Source, rows: Tensor, labels: Tensor) -> Batch:
     """
     _check_labels(source, labels)
     inputs, mask = _Reads(source)[rows]
-    return Batch(inputs, labels[rows], rows, mask)
+    return Batch(inputs, labels[rows], rows, mask, _meta(source, rows))

@@ -8,6 +8,7 @@ attention mask: no counted place sees it.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -56,6 +57,9 @@ class Source(ABC):
         tokenizer: What turned text into ids; None where there is none, or nobody knows it.
         groups: int64 [N], the domain of each sample; for language splits keep their shares. None for one domain.
         group_names: The names of the domains.
+        follows: int64 [N], the row that each one goes along with, most often itself: where that row is trained on this one is
+            too, and held-out parts have only rows that follow themselves. None: all do.
+        meta: Further columns, [N, ...] each, which batches carry under their names.
     """
 
     name: str
@@ -70,6 +74,8 @@ class Source(ABC):
     tokenizer: Tokens | None = None
     groups: Tensor | None = None
     group_names: tuple[str, ...] = ()
+    follows: Tensor | None = None
+    meta: Mapping[str, Tensor] = MappingProxyType({})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,6 +98,16 @@ class Source(ABC):
     def open_rows(self) -> Tensor:
         """The rows outside the fixed test split, int64, sorted: all rows where none is fixed."""
         return rows_without(len(self), self.test_rows)
+
+    @property
+    def leading(self) -> Tensor:
+        """The rows that follow themselves, int64, sorted."""
+        rows = torch.arange(len(self))
+        return rows if self.follows is None else rows[self.follows == rows]
+
+    def led_by(self, rows: Tensor) -> Tensor:
+        """These rows, which follow themselves, and those that follow them."""
+        return rows if self.follows is None else torch.isin(self.follows, rows).nonzero().squeeze(1)
 
     @property
     def outputs(self) -> int:

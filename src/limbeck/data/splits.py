@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.core.checks import finite
 from limbeck.core.errors import DataError, UsageError
 from limbeck.data.seeding import generator_for, seed_of
-from limbeck.data.source import Source, rows_without
+from limbeck.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -59,30 +59,38 @@ def split(
         test_seed: Decides the test split, so that it stays the same for all seeds of a run.
         rare: Classes with fewer rows than this, outside what the source fixes, are trained on and cut into no other part.
 
+    Where rows follow others (`Source.follows`), the parts are cut among those that follow themselves, shares are of these, and
+    each training row brings its followers with it.
+
     A part that would be empty, and a class with too few rows for its share, are a DataError.
     """
     seed, test_seed = seed_of(seed, "split"), seed_of(test_seed, "split: test")
     strata, test_rows, named = source.strata, source.test_rows, source.query_rows
+    leading = source.leading
     fixed = torch.cat([part for part in (test_rows, named) if part is not None] or [torch.empty(0, dtype=torch.int64)])
-    common = torch.bincount(strata[rows_without(len(source), fixed)], minlength=len(source.strata_names)) >= rare
+    common = torch.bincount(strata[_without(leading, fixed)], minlength=len(source.strata_names)) >= rare
 
     def cuttable(rows: Tensor) -> Tensor:
         return rows[common[strata[rows]]]
 
     if test_rows is None:
-        free = cuttable(rows_without(len(source), named))
-        test_rows = _stratified(source, free, strata, _size(test, len(source), "test"), "test", test_seed)
-    training = rows_without(len(source), test_rows if named is None else torch.cat([test_rows, named]))
+        free = cuttable(leading if named is None else _without(leading, named))
+        test_rows = _stratified(source, free, strata, _size(test, len(leading), "test"), "test", test_seed)
+    training = _without(leading, test_rows if named is None else torch.cat([test_rows, named]))
     wanted = _size(validation, len(training), "validation")
     held = _stratified(source, cuttable(training), strata, wanted, "validation", seed)
-    rest = training[~torch.isin(training, held)]
+    rest = _without(training, held)
     if named is None:
         size = _size(query, len(training), "query")
         chosen = _balanced(source, cuttable(rest), strata, common.nonzero().flatten(), size, seed)
     else:
         chosen = named
-    parts = (rest[~torch.isin(rest, chosen)], chosen, held, test_rows)
+    parts = (source.led_by(_without(rest, chosen)), chosen, held, test_rows)
     return Splits(*(part.sort().values for part in parts))
+
+
+def _without(rows: Tensor, taken: Tensor) -> Tensor:
+    return rows[~torch.isin(rows, taken)]
 
 
 def _size(value: int | float, total: int, part: str) -> int:

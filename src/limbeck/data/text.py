@@ -1,6 +1,6 @@
 """Texts for language models: files and columns as rows of tokens, packed or padded, with prompts kept out of the loss."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -12,26 +12,11 @@ from limbeck.core.errors import DataError, UsageError
 from limbeck.data.columns import column, domains, marked, read_table, texts
 from limbeck.data.files import existing
 from limbeck.data.noise import noisy
+from limbeck.data.passages import Passage, answered, packed, padded
 from limbeck.data.source import InMemory, expression
 from limbeck.data.table import fixed_test_rows
 from limbeck.data.tokens import Bytes, Tokens
 from limbeck.data.validity import check
-
-
-@dataclass(frozen=True)
-class Passage:
-    """A text as token ids.
-
-    Args:
-        ids: The ids.
-        counted: Which of them count in the loss.
-        place: Whether it belongs to the test split, whether to the query set, and its domain: only passages of one place share
-            a row.
-    """
-
-    ids: list[int]
-    counted: list[bool]
-    place: tuple[bool, bool, str]
 
 
 @final
@@ -107,12 +92,12 @@ class Text(InMemory):
             raise UsageError("Text: a prompt needs the column that answers it; pass completion=...")
         if chat and prompt is None:
             raise UsageError("Text: chat=True needs the column that asks; pass prompt=..., or leave it out.")
-        packed = completion is None if packing is None else packing
+        sharing = completion is None if packing is None else packing
         reading = _Reading(tokens, text, prompt, completion, chat, group, name)
         passages = list(reading.passages(path, test=False))
         if test is not None:
             passages += reading.passages(test, test=True)
-        rows = _packed(passages, length, step, tokens.pad) if packed else _padded(passages, length, tokens.pad, name)
+        rows = packed(passages, length, step, tokens.pad) if sharing else padded(passages, length, tokens.pad, name)
         ids, counted = torch.tensor([row.ids for row in rows]), torch.tensor([row.counted for row in rows])
         super().__init__(ids[:, :-1], ids[:, 1:].clone(), vocabulary=tokens.size, mask=counted[:, 1:], name=name)
         self.tokenizer = tokens
@@ -156,7 +141,11 @@ class _Reading:
         cells = texts(table, [*leading, self.completion or self.text], path, self.who)
         for row, (cell, domain) in enumerate(zip(cells, groups, strict=True)):
             place = (test or row in in_test, row in in_query and not test, str(domain))
-            yield self._plain(cell[-1], place) if self.prompt is None else self._answer(cell[:-1], cell[-1], place, row)
+            if self.prompt is None:
+                yield self._plain(cell[-1], place)
+            else:
+                question = [{"role": "user", "content": "\n".join(part for part in cell[:-1] if part)}]
+                yield answered(self.tokens, question, cell[-1], place, chat=self.chat, who=f"{self.who}: row {row}")
 
     def _content(self, path: str) -> str:
         """The text of a plain file.
@@ -175,61 +164,3 @@ class _Reading:
     def _plain(self, text: str, place: tuple[bool, bool, str]) -> Passage:
         ids = [*self.tokens.encode(text), self.tokens.eos]
         return Passage(ids, [True] * len(ids), place)
-
-    def _answer(self, prompts: Sequence[str], completion: str, place: tuple[bool, bool, str], row: int) -> Passage:
-        """A prompt that does not count and a completion that does.
-
-        Raises:
-            DataError: The chat template writes a question differently when its answer follows.
-        """
-        prompt = "\n".join(part for part in prompts if part)
-        if not self.chat:
-            before, after = self.tokens.encode(prompt), [*self.tokens.encode(completion), self.tokens.eos]
-        else:
-            asked = [{"role": "user", "content": prompt}]
-            before = self.tokens.chat(asked, answer=True)
-            both = self.tokens.chat([*asked, {"role": "assistant", "content": completion}])
-            if both[: len(before)] != before:
-                raise DataError(
-                    f"{self.who}: the chat template writes the question in row {row} differently when an answer follows, so that "
-                    "prompt and answer cannot be told apart; leave out chat=True."
-                )
-            after = both[len(before) :]
-        return Passage([*before, *after], [False] * len(before) + [True] * len(after), place)
-
-
-def _packed(passages: list[Passage], length: int, stride: int, pad: int) -> list[Passage]:
-    """Rows of length + 1 ids, cut from the passages of each place one after the other; those where nothing counts fall away."""
-    rows = []
-    for place in dict.fromkeys(passage.place for passage in passages):
-        own = [passage for passage in passages if passage.place == place]
-        ids = [token for passage in own for token in passage.ids]
-        counted = [flag for passage in own for flag in passage.counted]
-        for start in range(0, max(len(ids) - 1 - (length - stride), 1), stride):
-            context = length - stride if start else 0
-            end = start + length + 1
-            flags = [False] * (context + 1) + counted[start + context + 1 : end]
-            if any(flags):
-                rows.append(_row(ids[start:end], flags, place, length, pad))
-    return rows
-
-
-def _padded(passages: list[Passage], length: int, pad: int, who: str) -> list[Passage]:
-    """A row of length + 1 ids for each passage.
-
-    Raises:
-        DataError: In some nothing that counts is left.
-    """
-    long = [row for row, passage in enumerate(passages) if not any(passage.counted[1 : length + 1])]
-    if long:
-        needed = max(passages[row].counted.index(True) if any(passages[row].counted) else 0 for row in long)
-        raise DataError(
-            f"{who}: in {len(long)} rows, the first row {long[0]}, nothing of the completion is left in {length} tokens (prompts "
-            f"have up to {needed}); take a larger length, or leave these rows out."
-        )
-    return [_row(own.ids[: length + 1], own.counted[: length + 1], own.place, length, pad) for own in passages]
-
-
-def _row(ids: list[int], counted: list[bool], place: tuple[bool, bool, str], length: int, pad: int) -> Passage:
-    lacking = length + 1 - len(ids)
-    return Passage([*ids, *[pad] * lacking], [*counted, *[False] * lacking], place)

@@ -8,8 +8,11 @@ from limbeck.balancing.balancer import Balancer
 from limbeck.balancing.static import Static
 from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective, as_objective
+from limbeck.data.preferences import REPLY
+from limbeck.data.source import Source
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.losses.labels.ce import CE
+from limbeck.losses.logits.onreplies import OnReplies
 from limbeck.mixtures.mixture import Mixture
 from limbeck.training.averages.average import Average
 from limbeck.training.steps.mixing import Mixing
@@ -83,9 +86,9 @@ TITLES = {
 }
 
 
-def labels_only() -> Objective:
-    """Cross-entropy with the labels as given."""
-    return as_objective(CE())
+def labels_only(source: Source) -> Objective:
+    """Cross-entropy with the labels as given; of preference data those of the preferred replies."""
+    return as_objective(OnReplies(CE(), "chosen") if REPLY in source.meta else CE())
 
 
 def objective_of(recipe: Recipe) -> Objective:
@@ -130,7 +133,7 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
             title=TITLES[name],
             weighting=weightings.get(name, Uniform),
             step=Student if name == "no_kd" or (isinstance(step(), ACTING_ON_WEIGHTS) and name != "fixed_mixture") else step,
-            objective=labels_only if name == "no_kd" else objective,
+            objective=(lambda: labels_only(parts.data)) if name == "no_kd" else objective,
             balancer=Static if name == "no_kd" else balancer,
             average=_last_weights if name == "no_kd" else average,
             query_in_training=name == "query_in_training",

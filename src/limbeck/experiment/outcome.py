@@ -21,7 +21,7 @@ from limbeck.evaluation.verdict import ACCURACY, NLL, Metric, judge
 from limbeck.experiment import folder as files
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.measuring import label_columns, opinion, rows_together
-from limbeck.experiment.ready import Ready, answering, cost_of, gives_logits
+from limbeck.experiment.ready import Ready, answering, cost_of, gives_logits, is_given
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded, doubts_about_queries
 from limbeck.experiment.unit import Unit, scored
@@ -328,4 +328,4 @@ def _seen_elsewhere(parts: Parts, data: Seeded) -> bool:
     """Whether nobody knows that the teacher was trained without the test rows."""
     if isinstance(parts.teacher, Ready) and isinstance(parts.teacher.teacher, Stored):
         return parts.teacher.teacher.manifest.held_out != digest_of(data.splits.test)
-    return parts.teacher_weights is not None or isinstance(parts.teacher, Ready)
+    return parts.teacher_weights is not None or is_given(parts.teacher)

@@ -11,6 +11,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.evaluation.cost import flops, parameters
 from limbeck.models.spec import Architecture, DataSpec, Kind
+from limbeck.teachers.aligned import Aligned
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.single import Single
 from limbeck.teachers.teacher import Teacher
@@ -63,6 +64,39 @@ class Anchored(Architecture):
     def joined(self, base: nn.Module, before: nn.Module) -> Ensemble:
         """The mixture of these two."""
         return Ensemble([as_teacher(base), Single(before)], self.combine, weights=[self.anchor, 1 - self.anchor])
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class AlignedPair(Architecture):
+    """A teacher that was aligned to preferences and what it was before, as nets: `Aligned` is the same for teachers.
+
+    Neither is trained: both are pretrained, or read together from `teacher_weights`.
+
+    Args:
+        after: The aligned net.
+        before: Its reference.
+
+    Reference: Gao et al., 2025, arXiv:2502.17927, the DPO and the reference teacher. Differs from the paper: no.
+
+    >>> from limbeck.models.gpt import GPT
+    >>> AlignedPair(GPT(width=64), GPT(width=64))
+    AlignedPair(after=GPT(width=64), before=GPT(width=64))
+    """
+
+    takes: ClassVar[tuple[Kind, ...]] = get_args(Kind)
+
+    after: Architecture
+    before: Architecture
+
+    def make(self, spec: DataSpec) -> nn.Module:
+        """Both, freshly built."""
+        return Aligned(Single(self.after.build(spec)), Single(self.before.build(spec)))
+
+
+def is_given(teacher: Architecture) -> bool:
+    """Whether the teacher is one that no run trains."""
+    return isinstance(teacher, Ready | AlignedPair)
 
 
 def as_teacher(model: nn.Module, *, trained: bool = False) -> Teacher:

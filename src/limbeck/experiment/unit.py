@@ -25,7 +25,7 @@ from limbeck.experiment.ending import Ending
 from limbeck.experiment.logbook import Advance, Logbook, SampleTracker
 from limbeck.experiment.measuring import figures_of, validated
 from limbeck.experiment.progress import Progress
-from limbeck.experiment.ready import Anchored, Ready, answering, as_teacher, gives_logits
+from limbeck.experiment.ready import Anchored, answering, as_teacher, gives_logits, is_given
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded, given_teacher, loader_for
 from limbeck.experiment.writing import Exam
@@ -127,7 +127,7 @@ class Worker:
     @property
     def teachers(self) -> tuple[Architecture, ...]:
         """The nets that are trained as teachers; none where their weights are given, or where the step forgets them."""
-        given = self.parts.teacher_weights is not None or isinstance(self.parts.teacher, Ready) or self.parts.forgets_teacher
+        given = self.parts.teacher_weights is not None or is_given(self.parts.teacher) or self.parts.forgets_teacher
         if given or self.recipe.teacher_epochs == 0:
             return ()
         return tuple(self.parts.teacher.members) if isinstance(self.parts.teacher, DeepEnsemble) else (self.parts.teacher,)
@@ -150,7 +150,7 @@ class Worker:
         """The teacher: trained on the labels as given, each member of an ensemble by itself, or read from a file, or as built."""
         if not self.teachers:
             return self._read_teacher(data)
-        arm = Arm(TEACHER, "Teacher", Uniform, Student, labels_only)
+        arm = Arm(TEACHER, "Teacher", Uniform, Student, lambda: labels_only(self.parts.data))
         if not isinstance(self.parts.teacher, DeepEnsemble):
             return self._unit(arm, data, self.parts.teacher, None, salt=0)
         members = [

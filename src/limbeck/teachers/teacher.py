@@ -9,7 +9,7 @@ from torch import nn
 from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs
 
-Offer = Literal["logits", "topk", "features"]
+Offer = Literal["logits", "topk", "features", "reference"]
 
 
 class Teacher(nn.Module, ABC):

@@ -10,6 +10,7 @@ from limbeck.align.taps import PENULTIMATE
 from limbeck.core.batch import Batch
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Scene
+from limbeck.data.preferences import REPLY
 from limbeck.losses.drawn import ADVANTAGE, DRAWN, REFERENCE
 from limbeck.losses.logits.swing import PRIVACY
 
@@ -35,27 +36,31 @@ def views(
     targets: Tensor | None,
     mask: Tensor | None = None,
     meta: Mapping[str, Tensor] | None = None,
+    reference: Outputs | None = None,
 ) -> Views:
     """Views on samples whose inputs do not matter."""
     batch = Batch(torch.zeros(len(student), 1), targets, torch.arange(len(student)), mask, {} if meta is None else meta)
-    return Views(Outputs(student), None if teacher is None else Outputs(teacher), batch)
+    return Views(Outputs(student), None if teacher is None else Outputs(teacher, reference=reference), batch)
 
 
 def random_views(seed: int = 0, rows: int = 6, classes: int = 5) -> Views:
-    """[B, C] logits of both sides, with labels, and a column `privacy`."""
+    """[B, C] logits of both sides and of the teacher's reference, with labels, and columns `privacy` and `reply`."""
     student, teacher = normal(rows, classes, seed=seed), normal(rows, classes, seed=seed + 1)
-    meta = {PRIVACY: normal(rows, seed=seed).sigmoid()}
-    return views(student, teacher, labels(rows, classes=classes, seed=seed), meta=meta)
+    meta = {PRIVACY: normal(rows, seed=seed).sigmoid(), REPLY: torch.arange(rows) % 2}
+    reference = Outputs(normal(rows, classes, seed=seed + 2))
+    return views(student, teacher, labels(rows, classes=classes, seed=seed), meta=meta, reference=reference)
 
 
 def token_views(seed: int = 0, rows: int = 6, length: int = 4, classes: int = 5) -> Views:
-    """[B, L, V] logits, a column `privacy` and those of rollouts; samples have 1 to L counted tokens."""
+    """[B, L, V] logits of all three, columns `privacy` and `reply` and those of rollouts; 1 to L tokens of a sample count."""
     student, teacher = normal(rows, length, classes, seed=seed), normal(rows, length, classes, seed=seed + 1)
     counted = torch.arange(rows) % length + 1
     mask = torch.arange(length) < counted.unsqueeze(1)
     meta = {PRIVACY: normal(rows, length, seed=seed).sigmoid(), ADVANTAGE: normal(rows, seed=seed)}
     meta |= {name: normal(rows, length, seed=seed + k).sigmoid().log() for k, name in enumerate((DRAWN, REFERENCE))}
-    return views(student, teacher, labels(rows, length, classes=classes, seed=seed), mask, meta)
+    meta[REPLY] = torch.arange(rows) % 2
+    reference = Outputs(normal(rows, length, classes, seed=seed + 2))
+    return views(student, teacher, labels(rows, length, classes=classes, seed=seed), mask, meta, reference)
 
 
 FeatureKind = Literal["maps", "vectors", "tokens"]

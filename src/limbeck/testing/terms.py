@@ -33,7 +33,7 @@ def parts_of(outputs: Outputs) -> list[Tensor]:
 
 def of_parts(outputs: Outputs, parts: Sequence[Tensor]) -> Outputs:
     """The outputs with other logits and features, in the order of `parts_of`."""
-    return Outputs(parts[0], dict(zip(outputs.features, parts[1:], strict=True)))
+    return replace(outputs, logits=parts[0], features=dict(zip(outputs.features, parts[1:], strict=True)))
 
 
 def leaves_of(outputs: Outputs) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """Any term on tokens, a few positions at a time, for vocabularies whose temporaries do not fit."""
 
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -118,7 +119,9 @@ def _as_samples(views: Views) -> Views:
     teacher = None
     if views.teacher is not None:
         sparse = views.teacher.sparse
-        teacher = Outputs(flat(views.teacher.logits), sparse=None if sparse is None else sparse.map(flat))
+        before = views.teacher.reference
+        reference = None if before is None else replace(before, features={}).map(flat)
+        teacher = Outputs(flat(views.teacher.logits), sparse=None if sparse is None else sparse.map(flat), reference=reference)
     return Views(Outputs(flat(views.student.logits)), teacher, lone)
 
 
