@@ -11,7 +11,7 @@ from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term
 from limbeck.data.preferences import REPLIES, REPLY
 from limbeck.losses.labels.ce import CE
-from limbeck.losses.sides import logits_only
+from limbeck.losses.sides import logits_only, takes_over
 
 Reply = Literal["chosen", "rejected", "own"]
 
@@ -42,8 +42,7 @@ class OnReplies(Term):
         super().__init__()
         self.term = inner = logits_only(CE() if term is None else term, "OnReplies")
         self.reply = one_of(reply, get_args(Reply), "OnReplies: reply")
-        self.needs, self.coupled, self.rests, self.crosses = inner.needs, inner.coupled, inner.rests, inner.crosses
-        self.compiles = inner.compiles
+        takes_over(self, inner)
 
     def at(self, moment: Moment) -> None:
         """Tell the inner term."""
