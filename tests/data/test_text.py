@@ -116,7 +116,7 @@ def test_a_chat_template_counts_the_answer_and_its_end(tmp_path: Path) -> None:
     source = Text(path, tokenizer=Chatty(), prompt="ask", completion="say", chat=True, length=40)
     assert bytes(counted(source)) == b"yo>"
     assert source.show(0).text == "<user:hi><assistant:yo>"
-    with pytest.raises(DataError, match="writes the question in row 0 differently"):
+    with pytest.raises(DataError, match="row 0: the chat template writes the question differently"):
         Text(path, tokenizer=Chatty(same=False), prompt="ask", completion="say", chat=True, length=40)
     with pytest.raises(UsageError, match="no chat template"):
         Text(path, prompt="ask", completion="say", chat=True)
