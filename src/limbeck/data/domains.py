@@ -65,7 +65,7 @@ class Domains:
     def turn(self, stretch: int, count: int, shares: Tensor) -> None:
         """Go on behind a stretch of `count` rows, with these shares from now on."""
         self.passed = self.passed + torch.bincount(self._domains(stretch, count), minlength=len(self.names))
-        self.shares = shares.cpu().double()
+        self.shares = shares
 
     def state(self) -> dict[str, Tensor]:
         """The shares, and how far each stream is."""

@@ -60,7 +60,7 @@ class Mixing:
                     stacklevel=2,
                 )
         if not resumed:
-            domains.shares = self.mixture.start(domains.sizes, self._losses(training)).cpu().double()
+            domains.shares = self.mixture.start(domains.sizes, self._losses(training))
         self.step.prepare(training, loader, resumed=resumed)
 
     def __call__(self, training: Training, batch: Batch) -> Record:
@@ -168,7 +168,7 @@ class Mixing:
                 f"training: the student's loss on a domain became NaN or infinite at step {training.number}; use a smaller "
                 "learning rate, or clip."
             )
-        return DomainLosses(student, self.taught.to(student))
+        return DomainLosses(student, self.taught)
 
     def __repr__(self) -> str:
         return f"Mixing({self.step!r}, {self.mixture!r})"
@@ -192,7 +192,7 @@ def groups_of(training: Training, loader: Loader) -> Tensor:
 
 
 def domain_losses(losses: Callable[[Batch], Tensor], queries: Batch, groups: Tensor, count: int, engine: Engine) -> Tensor:
-    """The mean loss on each of `count` domains, float64 [G]: of a sample, for language of a counted token.
+    """The mean loss on each of `count` domains, float64 [G] on the CPU: of a sample, for language of a counted token.
 
     Args:
         losses: Gives the losses of samples, [B].
@@ -210,5 +210,5 @@ def domain_losses(losses: Callable[[Batch], Tensor], queries: Batch, groups: Ten
             amount = batch.mask.sum(1).double()
         sums[0].index_add_(0, groups[rows], found * amount)
         sums[1].index_add_(0, groups[rows], amount)
-    sums = engine.gather(sums.unsqueeze(0)).sum(0)
+    sums = engine.gather(sums.unsqueeze(0)).sum(0).cpu()
     return sums[0] / sums[1]
