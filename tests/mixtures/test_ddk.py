@@ -82,11 +82,12 @@ def test_alike_at_first_and_by_the_lag_from_then_on() -> None:
     assert_close(ddk.renew(losses), plain.renew(losses))
 
 
-def test_state_goes_on() -> None:
-    ddk, twin, losses = DDK(), DDK(), measured([8, 12, 6], [6, 6, 5])
-    ddk.start(SIZES, losses)
-    twin.load_state(ddk.state())
-    assert torch.equal(ddk.renew(losses), twin.renew(losses))
+@pytest.mark.parametrize("make", [DDK, FixedShares])
+def test_a_twin_with_the_state_goes_on(make: type[DDK | FixedShares]) -> None:
+    mixture, twin, losses = make(), make(), measured([8, 12, 6], [6, 6, 5])
+    mixture.start(SIZES, losses)
+    twin.load_state(mixture.state())
+    assert torch.equal(mixture.renew(losses), twin.renew(losses))
 
 
 def test_fixed_shares_are_as_given_or_alike() -> None:

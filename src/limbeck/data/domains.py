@@ -34,7 +34,7 @@ class Domains:
     Attributes:
         names: Of the G domains.
         sizes: int64 [G], how many of the rows each has.
-        shares: float64 [G], chance of each at every draw; equal ones until `turn`.
+        shares: float64 [G], chance of each at every draw; equal ones until `begin`.
     """
 
     def __init__(self, source: Source, rows: Tensor, *, seed: int, every: int) -> None:
@@ -46,8 +46,11 @@ class Domains:
         if not bool(self.sizes.all()):
             name = self.names[int((self.sizes == 0).nonzero()[0])]
             raise DataError(f"{source.name}: domain '{name}' has no training row to draw; leave it out, or add rows.")
-        self.shares = torch.full((len(self.names),), 1 / len(self.names), dtype=torch.float64)
-        self.passed = torch.zeros_like(self.sizes)
+        self.begin(torch.full((len(self.names),), 1 / len(self.names), dtype=torch.float64))
+
+    def begin(self, shares: Tensor) -> None:
+        """Begin all streams, with these shares."""
+        self.shares, self.passed = shares, torch.zeros_like(self.sizes)
 
     def draw(self, stretch: int, count: int) -> Tensor:
         """The rows of a stretch, int64 [count]: the `every` batches from number stretch * every on."""

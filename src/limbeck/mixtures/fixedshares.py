@@ -1,6 +1,6 @@
 """Shares of the domains that stay."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
@@ -45,6 +45,14 @@ class FixedShares(Mixture):
     def renew(self, losses: DomainLosses | None) -> Tensor:
         """The same shares."""
         return self.now
+
+    def state(self) -> dict[str, Tensor]:
+        """The shares."""
+        return {"now": self.now}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        self.now = state["now"]
 
     def __repr__(self) -> str:
         return "FixedShares()" if self.shares is None else f"FixedShares([{', '.join(f'{share:g}' for share in self.shares)}])"

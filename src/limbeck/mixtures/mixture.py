@@ -51,9 +51,10 @@ class Mixture(ABC):
         """What to log of the last renewal beside the shares: name -> [G]."""
         return {}
 
+    @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """All that the next renewal needs, for a checkpoint."""
-        return {}
+        """All that the next renewal needs, for a checkpoint: a run that goes on has no `start`."""
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - a fixed mixture keeps nothing
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""

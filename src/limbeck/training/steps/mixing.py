@@ -51,7 +51,7 @@ class Mixing:
         self.loader, self.taught = loader, None
         domains = self._domains()
         if self.mixture.needs_losses:
-            self._check(training, domains)
+            self._check(training)
             self.groups = groups_of(training, loader)
             if self.mixture.every >= training.steps:
                 warnings.warn(
@@ -60,7 +60,7 @@ class Mixing:
                     stacklevel=2,
                 )
         if not resumed:
-            domains.shares = self.mixture.start(domains.sizes, self._losses(training))
+            domains.begin(self.mixture.start(domains.sizes, self._losses(training)))
         self.step.prepare(training, loader, resumed=resumed)
 
     def __call__(self, training: Training, batch: Batch) -> Record:
@@ -118,7 +118,7 @@ class Mixing:
             )
         return sampler
 
-    def _check(self, training: Training, domains: Domains) -> None:
+    def _check(self, training: Training) -> None:
         """See that losses can be measured and compared.
 
         Raises:
