@@ -21,6 +21,7 @@ def test_it_says_what_both_say_and_parts_can_be_cut_joined_and_detached() -> Non
     assert joined.reference is not None
     assert torch.equal(joined.reference.logits, before(BATCH.inputs))
     assert not joined.reference.logits.requires_grad
+    assert Aligned(Single(after), Single(before)).cost == {"parameters": 18, "flops": None}
 
 
 def test_a_teacher_without_reference_is_refused_before_training() -> None:

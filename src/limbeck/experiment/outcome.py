@@ -205,7 +205,8 @@ def card(recipe: Recipe, found: Mapping[str, Any]) -> str:
     main = found["arms"][found["main"]]
     place = found["seeds"].index(found["kept_seed"])
     figures = {name: values[place] for name, values in main["per_seed"].items() if values[place] is not None}
-    sizes = {name: f"{model['parameters']:,}" for name, model in found["models"].items()}
+    counts = {name: model["parameters"] for name, model in found["models"].items()}
+    sizes = {name: f"{count:,}" if count else "a number that it does not say" for name, count in counts.items()}
     lines = [
         f"# {recipe.student}, distilled from {recipe.teacher}",
         "",

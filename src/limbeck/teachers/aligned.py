@@ -7,6 +7,7 @@ from typing import cast, final
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Outputs
+from limbeck.evaluation.cost import parameters
 from limbeck.teachers.teacher import Teacher
 
 
@@ -47,10 +48,9 @@ class Aligned(Teacher):
 
     @property
     def cost(self) -> Mapping[str, int | None]:
-        """That of both together, as far as both know it."""
-        both = [self.after.cost, self.before.cost]
-        parts = {name: [cost.get(name) for cost in both] for name in ("parameters", "flops")}
-        return {name: None if None in found else sum(filter(None, found)) for name, found in parts.items()}
+        """The parameters of both together, as far as both know theirs."""
+        counts = [part.cost["parameters"] or parameters(part) for part in (self.after, self.before)]
+        return {"parameters": sum(counts) if all(counts) else None, "flops": None}
 
     def __repr__(self) -> str:
         return f"Aligned({self.after!r}, {self.before!r})"
