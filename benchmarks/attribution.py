@@ -15,12 +15,9 @@ import ctypes
 import gc
 import importlib.metadata
 import json
-import math
 import multiprocessing
 import os
 import platform
-import resource
-import signal
 import statistics
 import sys
 import time
@@ -31,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
@@ -60,10 +58,9 @@ def first(setting: Setting, count: int) -> Setting:
     return replace(setting, data=few)
 
 
-def job(number: int, name: str, out: Path, file: Path, limit: float) -> None:
+def job(number: int, name: str, out: Path, file: Path) -> None:
     """Measure one method on one problem; what is found is written after every phase, so that a process may be stopped."""
     row, problem = ROWS[number], PROBLEMS[name]
-    allow(limit)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - progress bars, until the process ends
@@ -74,18 +71,12 @@ def job(number: int, name: str, out: Path, file: Path, limit: float) -> None:
             run(row.kind(first(setting_of(problem, known), WARM), row.how), lambda *_: None)
         setting = setting_of(problem, known)  # a new net: some libraries change the one that they are given
         found["unit"] = unit(setting)
-        allow(limit)
+        write(found, file)
         base = resident()
         run(row.kind(setting, row.how), lambda *one: record(found, file, base, *one))
     except Exception as error:
         found["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         write(found, file)
-
-
-def allow(seconds: float) -> None:
-    """End this process when it has taken so much more of the processor's time; what else runs on the machine does not count."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), hard))
 
 
 def run(method: Method, tell: Callable[[str, float, Tensor | None], None]) -> None:
@@ -101,6 +92,8 @@ def record(found: dict, file: Path, base: int, phase: str, seconds: float, value
     if phase != "prepare" and value is None:
         return
     found[phase], found["peak"] = seconds, peak() - base
+    if value is not None and not bool(torch.isfinite(value).all()):
+        raise ArithmeticError("its scores are not finite")
     if value is not None:
         np.save(file.with_name(f"{file.stem}-{phase}.npy"), value.detach().float().numpy())
     write(found, file)
@@ -144,15 +137,18 @@ def status(key: str) -> int:
 
 
 def measured(number: int, name: str, out: Path, limit: float) -> tuple[dict, dict[str, np.ndarray]]:
-    """A method's figures and scores from a new process, which is stopped after `limit` seconds of processor time."""
+    """A method's figures and scores from a new process, which is stopped after `limit` seconds of processor time.
+
+    It is watched from here: a limit of the system (RLIMIT_CPU) makes the clock of the process as coarse as the scheduler's ticks.
+    """
     file = out / f"job-{os.getpid()}.json"
     for old in out.glob(f"{file.stem}*"):
         old.unlink()
-    process = multiprocessing.get_context("forkserver").Process(target=job, args=(number, name, out, file, limit))
+    process = multiprocessing.get_context("forkserver").Process(target=job, args=(number, name, out, file))
     process.start()
-    process.join()
+    stopped = watch(process, file, limit)
     found = json.loads(file.read_text()) if file.exists() else {}
-    if process.exitcode == -signal.SIGXCPU:
+    if stopped:
         found["failed"] = f"stopped after {limit:g} s"
     elif process.exitcode:
         found["failed"] = f"the process ended with {process.exitcode}"
@@ -160,6 +156,23 @@ def measured(number: int, name: str, out: Path, limit: float) -> tuple[dict, dic
     for old in out.glob(f"{file.stem}*"):
         old.unlink()
     return found, scores
+
+
+def watch(process: multiprocessing.process.BaseProcess, file: Path, limit: float) -> bool:
+    """Wait for its end, or end it: whether it took more than `limit` before it wrote its first figure, or since."""
+    clock, since = psutil.Process(process.pid), None
+    while process.is_alive():
+        with suppress(psutil.Error):
+            times = clock.cpu_times()
+            spent = times.user + times.system
+            if since is None and file.exists():
+                since = spent
+            if spent - (since or 0.0) > limit:
+                process.kill()
+                process.join()
+                return True
+        process.join(0.05)
+    return False
 
 
 def quality(known: Truth, flipped: Tensor, scores: dict[str, np.ndarray]) -> dict[str, float]:

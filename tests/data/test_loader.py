@@ -88,6 +88,7 @@ def test_global_random_state_is_not_touched(blobs):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # where there is one processor
 def test_workers_read_the_same_batches(blobs):
     assert same(loader_of(blobs, workers=2, transform=jitter).epoch(1, 1), loader_of(blobs, transform=jitter).epoch(1, 1))
 

@@ -187,7 +187,7 @@ WORDS = "KD CE W EKFAC T ( ) = , + * ** - . __class__ 1 0.5 'a' [ ] { } : lambda
 words = st.sampled_from([*WORDS.split(), " ", "\n"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=60) | st.lists(words, max_size=25).map("".join))
 def test_any_text_is_made_or_refused(text: str) -> None:
     for names, kinds in ((TERMS, (KD, CE, Objective)), (PARTS, (Weighting, Needy))):

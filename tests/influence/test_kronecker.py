@@ -70,6 +70,30 @@ def test_exact_for_a_linear_layer_whose_gradients_do_not_depend_on_inputs(
 
 
 @pytest.mark.parametrize("solver", [KFAC(0.1), EKFAC(0.1)], ids=repr)
+@pytest.mark.parametrize(
+    "norm, inputs",
+    [
+        (nn.LayerNorm(4), normal(6, 4)),
+        (nn.LayerNorm(4, bias=False), normal(6, 3, 4)),
+        (nn.GroupNorm(2, 4), normal(6, 4, 3)),
+        (nn.BatchNorm1d(4).eval(), normal(6, 4, 3)),
+    ],
+    ids=["layer", "layer without shift", "group", "batch"],
+)
+def test_exact_for_gain_and_shift(monkeypatch: pytest.MonkeyPatch, solver: Solver, norm: nn.Module, inputs: Tensor) -> None:
+    """At 0 every class is equally likely; how gradients depend on inputs does not matter, since the matrix has no structure."""
+    head = normal(4, CLASSES, seed=3)
+    channels = 1 if isinstance(norm, nn.GroupNorm | nn.BatchNorm1d) else -1
+    pooled = Net(lambda net, x: net.norm(x).movedim(channels, -1).reshape(len(x), -1, 4).sum(1) @ head, norm=norm)
+    model = nought(pooled)
+    problem = Problem(model, Supervised(), [deal(monkeypatch, inputs, CLASSES)], generator())
+    wanted = dense(problem, "gauss_newton")
+    assert_close(matrix_of(solver, problem, 0.1), wanted, rtol=1e-9, atol=1e-12)
+    rest = wanted - wanted.diagonal().diag()
+    assert rest.abs().max() > 1e-3  # else one number per parameter would do
+
+
+@pytest.mark.parametrize("solver", [KFAC(0.1), EKFAC(0.1)], ids=repr)
 def test_exact_for_a_convolution_over_independent_positions(monkeypatch: pytest.MonkeyPatch, solver: Solver) -> None:
     """Positions are counted: without the count K-FAC would be off by their number. Token losses are means, Gauss-Newton too."""
     model = nought(Positions())
@@ -156,7 +180,7 @@ def test_ekfac_keeps_the_trace_of_the_fisher_matrix() -> None:
     drawn = [captured for _, captured in capture(Problem(model, Supervised(), [batch], generator(3)))]
     calls = drawn[0].pairs
     ours = corrected(estimate(capture(problem)), [(blocks(model), drawn[0])])
-    assert set(ours.layers) == {f"model.{n}" for n in (0, 3, 4, 8)}
+    assert set(ours.layers) == {f"model.{n}" for n in (0, 1, 3, 4, 8)}
     for name, basis in ours.layers.items():
         ((a, d),) = calls[name]
         assert_close(basis.values.sum(), (d.transpose(2, 3) @ a).square().sum() / 5)
@@ -194,7 +218,7 @@ def test_a_turned_basis_keeps_what_the_moments_stand_for() -> None:
 def test_a_renewal_is_a_running_mean_in_the_present_basis(monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand from the first estimate and the renewal's own; nothing kept and the basis turned, it is a fresh estimate."""
     monkeypatch.setattr("limbeck.influence.curvature.capture.draw_labels", lambda logits, _: logits.argmax(-1))
-    case = BY_NAME["group norm"]
+    case = BY_NAME["a bare parameter"]
     model = case.make()
     first, then = (Problem(model, Supervised(), [case.batch(rows=rows)], generator()) for rows in (12, 5))
     running, anew, fresh = EKFAC(keep=0.75), EKFAC(keep=0, basis=1), EKFAC()
@@ -228,7 +252,7 @@ def test_a_renewal_looks_at_so_many_positions_at_most(monkeypatch: pytest.Monkey
     for name, part in whole.inputs.items():
         mean = torch.stack([one.inputs[name] for one in draws]).mean(0)
         assert_close(mean, part, rtol=0, atol=0.1 * float(part.diagonal(dim1=1, dim2=2).mean()))
-        assert torch.equal(draws[0].inputs[name], part) == (name == "model.8")  # the head has one position a sample
+        assert torch.equal(draws[0].inputs[name], part) == (name in {"model.1", "model.8"})  # one a sample
 
 
 def test_the_empirical_fisher_is_that_of_the_training_loss() -> None:
@@ -284,19 +308,16 @@ def test_a_grouped_convolution_is_its_groups_side_by_side(monkeypatch: pytest.Mo
 
 def test_what_no_layer_covers_gets_its_mean_squared_gradient() -> None:
     """One number per tensor, right on average over drawn labels; attention's packed projection is such a tensor."""
-    model = Tapped(convolutional(nn.GroupNorm(2, 4))).double()
-    batch = Batch(normal(6, 2, 8, 8), labels(6, classes=3), torch.arange(6))
-    problems = [Problem(model, Supervised(), [batch], generator(seed)) for seed in range(60)]
-    names = {"model.1.weight", "model.1.bias"}
+    case, name = BY_NAME["a bare parameter"], "model.part.scale"
+    model = case.make()
+    problems = [Problem(model, Supervised(), [case.batch(rows=12)], generator(seed)) for seed in range(60)]
     levels = [estimate(capture(problem)).others for problem in problems]
-    assert set(levels[0]) == names
+    assert set(levels[0]) == {name}
     diagonal = unflatten(dense(problems[0], "gauss_newton").diagonal(), dict(trainable(model)))
-    for name in names:
-        mean = torch.stack([level[name] for level in levels]).mean()
-        assert_close(mean, diagonal[name].mean(), rtol=0.2, atol=0)
+    assert_close(torch.stack([level[name] for level in levels]).mean(), diagonal[name].mean(), rtol=0.2, atol=0)
     v = direction(model)
-    q = estimate(capture(Problem(model, Supervised(), [batch], generator(0)))).solve(v, blocks(model), 0.5)
-    assert_close(q["model.1.bias"], v["model.1.bias"] / (1.5 * levels[0]["model.1.bias"]))
+    found = estimate(capture(problems[0]))
+    assert_close(found.solve(v, blocks(model), 0.5)[name], v[name] / (1.5 * found.others[name]))
     attention = BY_NAME["attention, train mode"]
     others = estimate(capture(Problem(attention.make(), Supervised(), [attention.batch()], generator()))).others
     assert {"model.part.in_proj_weight", "model.part.out_proj.weight"} <= set(others)
@@ -310,6 +331,11 @@ def test_frozen_tied_and_keyword_calls() -> None:
     named = Tapped(Net(lambda net, x: net.head(input=torch.tanh(net.body(input=x))), body=nn.Linear(5, 4), head=nn.Linear(4, 3)))
     problem = Problem(named, Supervised(), [BY_NAME["mlp"].batch(torch.float32)], generator())
     assert set(estimate(capture(problem)).layers) == {"model.body", "model.head"}
+
+
+def test_wide_normalisations_have_no_matrix_of_their_own() -> None:
+    """Its eigenvectors would cost the cube of its numbers; a gain alone may be twice as wide."""
+    assert list(blocks(nn.Sequential(nn.LayerNorm(1024), nn.LayerNorm(1025), nn.LayerNorm(2048, bias=False)))) == ["0", "2"]
 
 
 def test_drawn_labels_make_gauss_newton_in_the_mean() -> None:

@@ -217,6 +217,7 @@ class Sparse(Single):  # type: ignore[misc]  # of tests only
 
 
 def test_a_distiller_refuses_what_its_teacher_does_not_offer() -> None:
+    torch.manual_seed(0)
     student, teacher = nn.Linear(1, 5), Sparse(nn.Linear(1, 5))
     with pytest.raises(
         UsageError, match=r"KD\(T=1\) reads the teacher's logits, but Sparse offers topk only; write TopKTail\(KD"

@@ -24,7 +24,9 @@ def test_every_recipe_reads_at_every_size(name: str) -> None:
 
 
 @pytest.mark.recipe
-@pytest.mark.parametrize("name", WITHOUT_DOWNLOAD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "digits" else pytest.mark.slow) for name in WITHOUT_DOWNLOAD]
+)
 def test_the_smoke_size_ends_and_lowers_its_loss(name: str, tmp_path: Path) -> None:
     recipe = load(name, size="smoke", seeds=1)
     assert dry_run(recipe).seconds < 300

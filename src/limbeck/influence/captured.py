@@ -297,6 +297,14 @@ def over(layer: Leaf, x: Tensor) -> tuple[int, ...]:
     return (1, x.shape[1], *[1] * (x.dim() - 2))
 
 
+def gain_and_shift(layer: Leaf, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a normalisation's gain and shift from its input and output gradient, each [rows, *weight.shape]."""
+    axes = [axis for axis, size in enumerate(over(layer, d)) if size == 1 and axis > 0]
+    both = (d * normalised(layer, x), d)
+    gain, shift = ((part.sum(axes) if axes else part).reshape(-1, *layer.weight.shape) for part in both)
+    return gain, shift
+
+
 def normalised(layer: Leaf, x: Tensor) -> Tensor:
     """The input as a normalisation leaves it, without gain and shift."""
     if isinstance(layer, nn.LayerNorm):
@@ -304,4 +312,6 @@ def normalised(layer: Leaf, x: Tensor) -> Tensor:
     if isinstance(layer, nn.GroupNorm):
         return F.group_norm(x, layer.num_groups, None, None, layer.eps)
     assert isinstance(layer, _BatchNorm)
+    if layer.training or layer.running_mean is None:
+        return F.batch_norm(x, None, None, None, None, True, 0.0, layer.eps)
     return F.batch_norm(x, layer.running_mean, layer.running_var, None, None, False, 0.0, layer.eps)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
-from limbeck.influence.captured import Call, Capture, normalised, over
+from limbeck.influence.captured import Call, Capture, gain_and_shift
 from limbeck.influence.curvature.capture import Block
 from limbeck.influence.gradients import Loss
 from limbeck.influence.vectors import Vector
@@ -132,11 +132,8 @@ class Rows:
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):  # its weight is frozen
             axis = d.dim() - 1 if isinstance(layer, nn.Linear) else 1
             return None, d.movedim(axis, -1).reshape(self.count, -1, d.shape[axis]).sum(1)
-        axes = [axis for axis, size in enumerate(over(layer, d)) if size == 1 and axis > 0]
-        slopes = (d.sum(axes) if axes else d).reshape(-1, *layer.weight.shape)
-        gains = d * normalised(layer, call.inputs)
-        gains = (gains.sum(axes) if axes else gains).reshape(-1, *layer.weight.shape)
-        return self._summed(gains), self._summed(slopes)
+        gain, shift = gain_and_shift(layer, call.inputs, d)
+        return self._summed(gain), self._summed(shift)
 
     def _summed(self, rows: Tensor) -> Tensor:
         """[B k, ...] -> [B, ...]."""

@@ -195,7 +195,7 @@ def assert_autocast_changes_nothing(term: Term, views: Views) -> None:
 def assert_gradcheck(term: Term, views: Views) -> None:
     """Backward, forward and second derivatives in what is the student's are those of differences, what is detached held.
 
-    Entry by entry for logits [B, C] alone, else along random directions: differences in all entries of all parts are too many.
+    Along random directions, which find a wrong entry almost surely; entry by entry takes many times as long.
     """
     forward_rules()
     few, held = take(views, slice(0, 3)), Held()
@@ -206,8 +206,8 @@ def assert_gradcheck(term: Term, views: Views) -> None:
             return at(term, few, parts)
 
     value(*leaves)
-    assert gradcheck(value, leaves, check_forward_ad=True, fast_mode=len(leaves) > 1 or leaves[0].dim() > 2)
-    assert gradgradcheck(value, leaves, fast_mode=True)
+    assert gradcheck(value, leaves, check_forward_ad=True, fast_mode=True, check_undefined_grad=False)
+    assert gradgradcheck(value, leaves, fast_mode=True, check_undefined_grad=False)
 
 
 def assert_zero_at_teacher(term: Term, views: Views) -> None:

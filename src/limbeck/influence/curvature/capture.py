@@ -11,10 +11,12 @@ from typing import Literal, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.functional.divergences import cross_entropy, log_softmax, token_mean
+from limbeck.influence.captured import gain_and_shift
 from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.restoring import statistics_untouched
 from limbeck.influence.task import answer_of
@@ -25,7 +27,11 @@ ROWS = 64
 
 Fisher = Literal["true", "empirical"]
 
+DENSE = 2_048
+"""Most numbers of a normalisation's gain and shift whose curvature is a matrix of its own: its eigenvectors cost their cube."""
+
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d
+Normalisation = nn.LayerNorm | nn.GroupNorm | _BatchNorm
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,10 @@ class Block:
             self.bias: matrix[:, :, -1].reshape(like[self.bias].shape),
         }
 
+    def pair(self, activation: Tensor, gradient: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """One call's inputs and output gradients, of as many samples as `count` says."""
+        return self.inputs(activation), self.gradients(gradient)
+
     def inputs(self, activation: Tensor) -> Tensor:
         """The layer's input as rows that its weight multiplies: [B, groups, positions, inputs (+1)]."""
         rows = activation.unsqueeze(1) if isinstance(self.layer, nn.Linear) else _unfold(self.layer, activation)
@@ -69,6 +79,49 @@ class Block:
         if isinstance(self.layer, nn.Linear):
             return gradient.reshape(len(gradient), 1, -1, gradient.shape[-1])
         return gradient.reshape(len(gradient), self.layer.groups, gradient.shape[1] // self.layer.groups, -1).transpose(2, 3)
+
+
+@dataclass(frozen=True)
+class Gains:
+    """A normalisation's gain and shift, whose curvature is one small matrix without a structure.
+
+    They are taken as the weight of a layer with one input, the number 1: the output factor is then the mean of g g', g the
+    sample's gradient in both, the input factor is 1, and what is exact for a Kronecker product is exact here.
+
+    Args:
+        layer: Layer, group, instance or batch normalisation.
+        weight: The name of its gain.
+        bias: The name of its shift, None where it has none or it is not trained.
+    """
+
+    layer: Normalisation
+    weight: str
+    bias: str | None
+
+    def matrix(self, v: Vector) -> Tensor:
+        """Gain and shift as [1, numbers, 1]."""
+        return torch.cat([v[name].flatten() for name in self._names]).view(1, -1, 1)
+
+    def parts(self, matrix: Tensor, like: Vector) -> Vector:
+        """The inverse of `matrix`: gain and shift by name."""
+        split = torch.split(matrix.flatten(), [like[name].numel() for name in self._names])
+        return {name: part.view(like[name].shape) for name, part in zip(self._names, split, strict=True)}
+
+    def pair(self, activation: Tensor, gradient: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The number 1 and the samples' gradients, [B, 1, 1, 1] and [B, 1, 1, numbers]."""
+        gain, shift = (part.flatten(1) for part in gain_and_shift(self.layer, activation, gradient))
+        rows = gain if self.bias is None else torch.cat([gain, shift], 1)
+        if len(rows) % count == 0:  # a layer that saw each sample several times
+            rows = rows.view(count, -1, rows.shape[1]).sum(1)
+        return rows.new_ones(len(rows), 1, 1, 1), rows[:, None, None]
+
+    @property
+    def _names(self) -> list[str]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+
+Covered = Block | Gains
+"""What curvature has a product for, or a small matrix of its own."""
 
 
 def _unfold(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
@@ -105,22 +158,31 @@ class Captured:
         return inputs.transpose(1, 2)[self.mask.bool()].unsqueeze(2)
 
 
-def blocks(model: nn.Module) -> dict[str, Block]:
-    """Every trained linear or convolution layer by module name; a shared weight belongs to the first layer that has it."""
+def blocks(model: nn.Module) -> dict[str, Covered]:
+    """Every trained linear, convolution or normalisation layer by module name; a shared weight belongs to the first that has it.
+
+    A normalisation of more than `DENSE` numbers is left out.
+    """
     names = {id(part): name for name, part in trainable(model).items()}
-    found: dict[str, Block] = {}
+    found: dict[str, Covered] = {}
     taken: set[str] = set()
     for name, module in model.named_modules():
         weight = names.get(id(getattr(module, "weight", None)))
-        if not isinstance(module, Layer) or weight is None or weight in taken:
+        if not isinstance(module, Layer | Normalisation) or weight is None or weight in taken:
             continue
         bias = names.get(id(module.bias))
-        found[name] = Block(module, weight, None if bias in taken else bias)
+        bias = None if bias in taken else bias
+        if isinstance(module, Layer):
+            found[name] = Block(module, weight, bias)
+        elif module.weight.numel() * (1 if bias is None else 2) <= DENSE:
+            found[name] = Gains(module, weight, bias)
+        else:
+            continue
         taken.update({weight, *([bias] if bias else [])})
     return found
 
 
-def capture(problem: Problem, fisher: Fisher = "true") -> Iterator[tuple[dict[str, Block], Captured]]:
+def capture(problem: Problem, fisher: Fisher = "true") -> Iterator[tuple[dict[str, Covered], Captured]]:
     """Run the model over the problem's batches; the hooks are gone after each batch, whatever happens.
 
     Args:
@@ -135,7 +197,7 @@ def capture(problem: Problem, fisher: Fisher = "true") -> Iterator[tuple[dict[st
             yield candidates, found  # outside: what its reader raises must not leave the switches as they are inside
 
 
-def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch, fisher: Fisher) -> Captured:
+def _capture(problem: Problem, candidates: dict[str, Covered], batch: Batch, fisher: Fisher) -> Captured:
     calls: list[tuple[str, Tensor, Tensor]] = []
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], Tensor]:
@@ -163,7 +225,7 @@ def _capture(problem: Problem, candidates: dict[str, Block], batch: Batch, fishe
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for (name, activation, _), gradient in zip(calls, grads, strict=False):
         if gradient is not None:
-            pairs.setdefault(name, []).append((candidates[name].inputs(activation), candidates[name].gradients(gradient)))
+            pairs.setdefault(name, []).append(candidates[name].pair(activation, gradient, len(batch)))
     squares = {
         name: torch.zeros(()) if gradient is None else gradient.square().mean() / len(batch)
         for name, gradient in zip(others, grads[len(calls) :], strict=True)

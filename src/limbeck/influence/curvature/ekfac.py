@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.checks import fraction, positive, whole
-from limbeck.influence.curvature.capture import Block, Captured, Fisher, blocks, capture, check_fisher
+from limbeck.influence.curvature.capture import Captured, Covered, Fisher, blocks, capture, check_fisher
 from limbeck.influence.curvature.kronecker import Factors, Kronecker, corrected, factors
 from limbeck.influence.curvature.solver import Gradients, Problem, Solver
 from limbeck.influence.vectors import Vector
@@ -30,8 +30,8 @@ class EKFAC(Solver):
         fisher: `true` draws labels from the model; `empirical` takes the gradients of the training loss as it is, for comparison.
 
     Reference: George et al., 2018, arXiv:1806.03884, alg. 1. Differs from the paper: labels are drawn from the model (true
-    Fisher), damping is relative, a turn of the basis keeps the moments, and parameters outside linear and convolution layers
-    get one number per tensor.
+    Fisher), damping is relative, a turn of the basis keeps the moments, gain and shift of a
+    normalisation get a dense matrix, and other parameters outside linear and convolution layers one number per tensor.
 
     >>> EKFAC()
     EKFAC(damping=0.1)
@@ -77,7 +77,7 @@ class EKFAC(Solver):
         fresh = replace(corrected(self._found, seen), others=self._running.others)
         self._found, self._updated = self._found.mixed(fresh, self.keep), step
 
-    def _capture(self, problem: Problem) -> Iterator[tuple[dict[str, Block], Captured]]:
+    def _capture(self, problem: Problem) -> Iterator[tuple[dict[str, Covered], Captured]]:
         return capture(problem, self.fisher)
 
     def solve(self, v: Vector, problem: Problem) -> Vector:

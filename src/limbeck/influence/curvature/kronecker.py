@@ -2,8 +2,9 @@
 
 A layer's Fisher matrix is taken as A (x) S with A the mean over samples and (counted) positions of a a', and S the mean over
 samples of the sum over positions of d d' (a: the layer's inputs with a 1 for the bias, d: gradients of its outputs). Grouped
-and depthwise convolutions have one product per group. Parameters that no such layer covers (normalisation, embeddings, bare
-parameters) are divided by their mean squared gradient, one number per tensor.
+and depthwise convolutions have one product per group. A normalisation's gain and shift have one dense matrix: S, with A the
+number 1. Parameters that no such layer covers (embeddings, bare parameters, very wide normalisations) are divided by their mean
+squared gradient, one number per tensor.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from limbeck.influence.curvature.capture import Block, Captured
+from limbeck.influence.curvature.capture import Captured, Covered
 from limbeck.influence.curvature.solver import Gradients
 from limbeck.influence.vectors import Vector
 
@@ -108,19 +109,19 @@ class Kronecker:
             fresh.layers[name] = replace(new, values=outputs.square() @ old.values @ inputs.square())
         return fresh
 
-    def solve(self, v: Vector, where: Mapping[str, Block], damping: float) -> Vector:
+    def solve(self, v: Vector, where: Mapping[str, Covered], damping: float) -> Vector:
         """(F + damping)^-1 v, block by block, damping relative to each block's mean eigenvalue."""
         q = {name: v[name] / (level * (1 + damping)) if level > 0 else v[name] for name, level in self.others.items()}
         for name, basis in self.layers.items():
             q.update(where[name].parts(basis.inverse(where[name].matrix(v), damping), v))
         return {name: q.get(name, part) for name, part in v.items()}
 
-    def solve_many(self, rows: Vector, where: Mapping[str, Block], damping: float) -> Vector:
+    def solve_many(self, rows: Vector, where: Mapping[str, Covered], damping: float) -> Vector:
         """`solve` for K vectors stacked along a first axis."""
         solved: Vector = vmap(lambda v: self.solve(v, where, damping))(rows)
         return solved
 
-    def energies(self, gradients: Gradients, where: Mapping[str, Block], damping: float) -> Tensor:
+    def energies(self, gradients: Gradients, where: Mapping[str, Covered], damping: float) -> Tensor:
         """Every sample's g' (F + damping)^-1 g, [B]: no gradient of a covered layer is written out or turned back."""
         total = []
         for name, basis in self.layers.items():
@@ -200,12 +201,12 @@ def _mixed(old: Tensor, new: Tensor | None, keep: float) -> Tensor:
     return keep * old if new is None else keep * old + (1 - keep) * new
 
 
-def estimate(captured: Iterable[tuple[dict[str, Block], Captured]]) -> Kronecker:
+def estimate(captured: Iterable[tuple[dict[str, Covered], Captured]]) -> Kronecker:
     """Factors over all samples, their eigenvectors, and the products of their eigenvalues: K-FAC."""
     return factors(captured).decomposed()
 
 
-def factors(captured: Iterable[tuple[dict[str, Block], Captured]], draw: torch.Generator | None = None) -> Factors:
+def factors(captured: Iterable[tuple[dict[str, Covered], Captured]], draw: torch.Generator | None = None) -> Factors:
     """The two factors of every layer over all samples.
 
     Args:
@@ -242,7 +243,7 @@ def _drawn(inputs: Tensor, draw: torch.Generator | None) -> Tensor:
     return inputs[places // inputs.shape[2], :, places % inputs.shape[2]].unsqueeze(2)
 
 
-def corrected(found: Kronecker, captured: Iterable[tuple[dict[str, Block], Captured]]) -> Kronecker:
+def corrected(found: Kronecker, captured: Iterable[tuple[dict[str, Covered], Captured]]) -> Kronecker:
     """The same eigenbasis with the true second moments of the gradient along it: EK-FAC."""
     moments = {name: torch.zeros_like(basis.values) for name, basis in found.layers.items()}
     count = 0
