@@ -20,6 +20,7 @@ from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.experiment.logbook import Logbook, SampleTracker
 from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.llm.adaptivereplay import AdaptiveReplay
 from limbeck.llm.onpolicy import OnPolicy
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.chunked import Chunked
@@ -132,6 +133,11 @@ CASES: dict[str, Case] = {
     "per token": (lambda: language(Chunked(TAID(alpha=0.1), 5) + CE(), Uniform()), Student, {}),
     "per token, influence, in parts": (lambda: language(JSD() + CE(), ekfac()), Student, {"accumulate": 3}),
     "per token, rollouts": (lambda: language(JSD(), Uniform()), lambda: OnPolicy(0.5, length=3), {}),
+    "per token, replay": (
+        lambda: language(JSD(), Uniform()),
+        lambda: AdaptiveReplay(capacity=20, every=1, rise=0.5, tolerance=0.0, length=3),
+        {},
+    ),
     "a learned ratio": (lambda: parts(objective=TGeoKD() * 0.8, weights=ekfac()), lambda: Bilevel(lr=0.01), {}),
 }
 

@@ -24,7 +24,7 @@ from limbeck.training.callback import Callback
 from limbeck.training.steps.sequential import Sequential
 from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.steps.student import Student
-from limbeck.training.training import Record, Training, Update
+from limbeck.training.training import Record, Training, Update, of_all
 from limbeck.weighting.controls import Oracle, OwnLoss, Random
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.uniform import Uniform
@@ -253,3 +253,27 @@ def test_frozen_and_unused_parts_stay_as_they_are(step: Callable[[], Update]) ->
     train(made, step())
     for name, part in student.state_dict().items():
         assert torch.equal(part, before[name]) == (name == "0.weight" or name.startswith("unused")), name
+
+
+class Twins(LocalEngine):
+    """Two processes that have the same of everything."""
+
+    processes = 2
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values, values])
+
+
+def test_the_record_of_all_processes_is_of_the_samples_that_were_trained_on() -> None:
+    """A step may replay other samples than it was given: weights belong to those, in the order in which they are gathered."""
+    made = parts()
+    whole_batch = next(iter(made.loader))
+    part, replayed = whole_batch.take(slice(0, 6)), whole_batch.take(torch.arange(11, 5, -1))
+    plain, other = (
+        of_all(Record(seen, 1.0, {"KD": 2.0}, torch.ones(6), weighted={"KD": 3.0}), whole_batch, part, Twins())
+        for seen in (part, replayed)
+    )
+    assert plain.batch is whole_batch
+    assert torch.equal(other.batch.index, torch.cat([replayed.index, replayed.index]))
+    assert torch.equal(other.batch.inputs, torch.cat([replayed.inputs, replayed.inputs]))
+    assert (other.loss, other.terms, other.weighted) == (1.0, {"KD": 2.0}, {"KD": 3.0})

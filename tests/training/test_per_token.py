@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
+from limbeck.core.outputs import Views
 from limbeck.data.loader import Loader
 from limbeck.data.source import InMemory
 from limbeck.distiller import Distiller
@@ -20,8 +21,9 @@ from limbeck.models.mlp import MLP
 from limbeck.models.spec import DataSpec
 from limbeck.teachers.single import Single
 from limbeck.training.fit import fit
+from limbeck.training.shares import gradient_shares
 from limbeck.training.steps.student import Student
-from limbeck.training.training import Training
+from limbeck.training.training import Record, Training
 from limbeck.training.weighted import weighted_backward
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.uniform import Uniform
@@ -101,6 +103,21 @@ def test_every_way_of_an_influence_step_counts_tokens_alike(per: str, way: str) 
         for own, cut in ((way, 1), ("separate", 3))
     ]
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("per", ["sample", "token"])
+def test_a_terms_share_of_the_gradient_is_that_of_the_loss(per: str) -> None:
+    made, batch = distiller(per), next(iter(loader()))
+    training = fit(made, loader(), torch.optim.SGD(made.trained(), lr=0.0), steps=1)
+    values = made.objective(Views(made.student(batch), made.teach(batch), batch))
+    counted = LENGTHS / LENGTHS.double().mean() if per == "token" else torch.ones(ROWS).double()
+    norms = [
+        coef
+        * torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(made.student.parameters()), retain_graph=True)]).norm()
+        for coef, loss in zip((0.4, 0.6), (values * counted).mean(1), strict=True)
+    ]
+    found = gradient_shares(training, Record(batch, 0.0, {}, torch.ones(ROWS, dtype=torch.float64)))
+    assert found["KD"] == pytest.approx(float(norms[0] / sum(norms)), rel=1e-9)
 
 
 def test_samples_of_one_length_count_alike_either_way() -> None:

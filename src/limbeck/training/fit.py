@@ -96,7 +96,8 @@ def fit(
     while training.number < steps:
         for batch in loader.epoch(training.number // len(loader), start=training.number % len(loader)):
             distiller.objective.at(Moment(training.number, steps, training.number / len(loader)))
-            record = of_all(step(training, engine.shard(batch)), batch, engine)
+            part = engine.shard(batch)
+            record = of_all(step(training, part), batch, part, engine)
             training.number += 1
             ended = training.number % len(loader) == 0 or training.number == steps
             for callback in callbacks:

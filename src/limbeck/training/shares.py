@@ -13,6 +13,8 @@ SAMPLES = 64
 def gradient_shares(training: Training, record: Record) -> dict[str, float]:
     """|g_k| / sum_j |g_j| by term, g_k = grad of c_k mean_i w_i l_k,i in all of the student's parameters, after the step.
 
+    With per="token" in the distiller w_i counts by the sample's tokens, as in the step.
+
     Terms on features and terms on logits are compared where they meet, in the parameters. Costs a forward pass and one
     backward pass per term.
 
@@ -22,6 +24,8 @@ def gradient_shares(training: Training, record: Record) -> dict[str, float]:
     distiller, engine = training.distiller, training.engine
     student, objective = distiller.student, distiller.objective
     batch, weights = record.batch.take(slice(0, SAMPLES)).to(engine.device), record.weights[:SAMPLES]
+    amounts = distiller.amounts(batch)
+    weights = weights if amounts is None else weights * amounts.to(weights)
     with statistics_untouched(distiller), random_state(torch.get_rng_state()), engine.autocast():
         values = objective(Views(student(batch), distiller.teach(batch), batch))
     losses = (objective.coefs * objective.factors).to(values) * (values * weights.to(values)).mean(1)

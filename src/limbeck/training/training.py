@@ -116,18 +116,25 @@ class Update(Protocol):
         """Take back what `state` gave."""
 
 
-def of_all(record: Record, batch: Batch, engine: Engine) -> Record:
-    """The record of the whole batch from those of all processes."""
+def of_all(record: Record, batch: Batch, part: Batch, engine: Engine) -> Record:
+    """The record of the whole batch from those of all processes.
+
+    Args:
+        record: Of this process's step.
+        batch: The whole batch, as the loader gave it.
+        part: What this process's step was given of it; a step may have trained on other samples, or on these changed.
+        engine: The machine.
+    """
     if engine.processes == 1:
         return record
-    index = engine.gather(record.batch.index)
-    if not torch.equal(index.cpu(), batch.index.cpu()):  # a step that writes may train on other rows than those of the loader
-        batch = record.batch.map(engine.gather)
-    own = torch.tensor([[record.loss, *record.terms.values(), *record.weighted.values()]], dtype=torch.float64).to(engine.device)
-    loss, *means = engine.gather(own).mean(0).tolist()
+    seen = record.batch
+    other = not (torch.equal(seen.index, part.index) and torch.equal(seen.inputs, part.inputs))
+    own = [record.loss, float(other), *record.terms.values(), *record.weighted.values()]
+    told = engine.gather(torch.tensor([own], dtype=torch.float64).to(engine.device))
+    loss, others, *means = told.mean(0).tolist()
     return replace(
         record,
-        batch=batch,
+        batch=seen.map(engine.gather) if others else batch,
         loss=loss,
         terms=dict(zip(record.terms, means, strict=False)),
         weighted=dict(zip(record.weighted, means[len(record.terms) :], strict=True)),
