@@ -130,7 +130,7 @@ def first_order_backward(
         parts: The batch, cut, with the student's answers.
         student_weights: [B] the weights of the student's step.
         weights: [B] the weights of the teacher's samples.
-        pull: A query gradient of the student, of this step or of one not long ago; None leaves the feedback out.
+        pull: The present student's query gradient; None leaves the feedback out. One of some steps ago does not do.
     """
     seen = [part.student for part in parts if part.student is not None]
     _backward(training, teacher, rule, parts, seen, weights, student_weights, pull)

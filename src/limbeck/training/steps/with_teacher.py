@@ -31,8 +31,6 @@ class TeacherSide:
         who: The step's name, for messages.
     """
 
-    REUSE = 1
-    """Steps that the first order uses a query gradient for: after 20 its cosine with the exact feedback was down to 0.6."""
     COMPARE = 50
     """Steps between two comparisons of the first order with the exact gradient."""
 
@@ -41,8 +39,6 @@ class TeacherSide:
         self.who = who
         self.model: Single
         self.optimizer: SGD
-        self.pull: Vector | None = None
-        self.pulled = 0
 
     def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
         """Find the teacher and make its optimiser.
@@ -52,7 +48,6 @@ class TeacherSide:
         """
         self.model = trained_teacher(training, self.who)
         self.optimizer = teacher_optimizer(training, self.model, self.rule)
-        self.pull, self.pulled = None, 0
 
     def backward(
         self, training: Training, parts: list[Part], student_weights: Tensor, own: Tensor | None, *, weighted: bool
@@ -70,9 +65,8 @@ class TeacherSide:
             teacher_backward(training, self.model, self.rule, parts, student_weights, weighted=weighted)
             return {}
         exact = self._exact(training, parts, student_weights, weighted=weighted) if training.number % self.COMPARE == 0 else None
-        if self.rule.feedback > 0 and (self.pull is None or training.number - self.pulled >= self.REUSE):
-            self.pull, self.pulled = query_gradient(training)[0], training.number
-        first_order_backward(training, self.model, self.rule, parts, student_weights, own, self.pull)
+        pull = query_gradient(training)[0] if self.rule.feedback > 0 else None
+        first_order_backward(training, self.model, self.rule, parts, student_weights, own, pull)
         return {} if exact is None else {"teacher_agreement": cosine(exact, self.gradient())}
 
     def _exact(self, training: Training, parts: list[Part], student_weights: Tensor, *, weighted: bool) -> Vector:
@@ -95,13 +89,12 @@ class TeacherSide:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """The optimiser's state, and the query gradient that is re-used."""
-        return {"teacher_optimizer": self.optimizer.state_dict(), "pull": self.pull, "pulled": self.pulled}
+        """The optimiser's state."""
+        return {"teacher_optimizer": self.optimizer.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.optimizer.load_state_dict(state["teacher_optimizer"])
-        self.pull, self.pulled = state["pull"], state["pulled"]
 
 
 def cosine(a: Vector, b: Vector) -> float:
