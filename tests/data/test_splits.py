@@ -145,6 +145,11 @@ def test_rare_classes_are_trained_on_and_cut_into_no_other_part():
         assert (source.labels[splits.query].bincount().tolist(), (source.labels[splits.test] == 2).any()) == ([2, 2, 2], True)
 
 
+def test_if_all_classes_are_rare_nothing_can_be_cut():
+    with pytest.raises(DataError, match="the largest class has 50 rows, which is below rare=51; lower it"):
+        split(source_of([0, 1] * 50), seed=0, rare=51)
+
+
 def test_a_fixed_test_split_does_not_count_towards_rare():
     source = source_of([0] * 50 + [1] * 50 + [2] * 12, test_rows=torch.tensor([0, 1, 50, 51, 100, 101, 102]))
     splits = split(source, seed=0, query=4, rare=10)

@@ -67,8 +67,7 @@ def split(
     seed, test_seed = seed_of(seed, "split"), seed_of(test_seed, "split: test")
     strata, test_rows, named = source.strata, source.test_rows, source.query_rows
     leading = source.leading
-    fixed = torch.cat([part for part in (test_rows, named) if part is not None] or [torch.empty(0, dtype=torch.int64)])
-    common = torch.bincount(strata[_without(leading, fixed)], minlength=len(source.strata_names)) >= rare
+    common = _common(source, leading, strata, rare)
 
     def cuttable(rows: Tensor) -> Tensor:
         return rows[common[strata[rows]]]
@@ -91,6 +90,20 @@ def split(
 
 def _without(rows: Tensor, taken: Tensor) -> Tensor:
     return rows[~torch.isin(rows, taken)]
+
+
+def _common(source: Source, leading: Tensor, strata: Tensor, rare: int) -> Tensor:
+    """Which classes have enough rows outside what the source fixes, bool [C].
+
+    Raises:
+        DataError: None has.
+    """
+    fixed = [part for part in (source.test_rows, source.query_rows) if part is not None]
+    free = _without(leading, torch.cat(fixed)) if fixed else leading
+    sizes = torch.bincount(strata[free], minlength=len(source.strata_names))
+    if int(sizes.max()) < rare:
+        raise DataError(f"{source.name}: the largest class has {int(sizes.max())} rows, which is below rare={rare}; lower it.")
+    return sizes >= rare
 
 
 def _size(value: int | float, total: int, part: str) -> int:
