@@ -65,12 +65,28 @@ def test_a_teacher_that_alignment_did_not_change_teaches_nothing() -> None:
     assert_close(slope(ADPA(), same), torch.zeros(1, 2, 4, dtype=torch.float64))
 
 
-def moved(by: float) -> Views:
-    """Stored answers of both, the reference's probabilities divided so that every advantage is larger by this."""
-    after, before, none = top_k(LLM_TEACHER, 4), top_k(BEFORE, 4), torch.empty(2, 0)
-    lower = TopK(before.ids, before.log_probs - by, before.tail, 1.0, 4)
+def moved(by: float, times: float = 1.0) -> Views:
+    """Stored answers of both, the reference's numbers such that the advantages are `times` as large, and then larger by `by`."""
+    after, none = top_k(LLM_TEACHER, 4), torch.empty(2, 0)
+    advantages = after.log_probs - BEFORE.log_softmax(-1).gather(-1, after.ids)
+    lower = TopK(after.ids, after.log_probs - times * advantages - by, after.tail, 1.0, 4)
     plain = at()
     return Views(plain.student, Outputs(none, sparse=after, reference=Outputs(none, sparse=lower)), plain.batch)
+
+
+def test_value_and_gradient_are_linear_in_the_advantages() -> None:
+    term = ADPA(fill="smallest")
+    assert_close(term(moved(0)), ADPA()(at()))
+    assert_close(term(moved(0, times=2.5)), 2.5 * term(moved(0)))
+    assert_close(slope(term, moved(0, times=2.5)), 2.5 * slope(term, moved(0)))
+
+
+def test_alone_its_optimum_is_the_token_of_the_largest_advantage() -> None:
+    logits = LLM_STUDENT.clone().requires_grad_()
+    for _ in range(200):
+        (step,) = torch.autograd.grad(ADPA()(at(student=logits)).sum(), logits)
+        logits = (logits - 20 * step).detach().requires_grad_()
+    assert_close(logits.detach().softmax(-1), torch.tensor([[1, 0, 0, 0], [0, 0, 1, 0]]).double(), rtol=0, atol=1e-2)
 
 
 def test_a_constant_moves_the_value_but_the_gradient_of_the_cut_sum_alone() -> None:

@@ -55,6 +55,14 @@ def test_shares_follow_the_measured_lag_from_the_next_stretch_on() -> None:
     assert_close(torch.tensor(lags, dtype=torch.float64), ratio.detach())
 
 
+def test_a_second_fit_begins_all_streams_anew() -> None:
+    made, seen = mixed(), []
+    for _ in range(2):
+        ran = train(made, Mixing(Student(), DDK(a=0, every=3)), steps=7)  # shares do not depend on what was learnt
+        seen.append([record.batch.index.tolist() for record in ran.records[3:]])
+    assert seen[0] == seen[1]
+
+
 class Cut(Callback):
     def after_step(self, training: Training, record: Record) -> None:
         if training.number == 5:
