@@ -1,5 +1,6 @@
 """Completions by a server: the same seam as a model at hand, against a small server on the loopback that the test starts."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -8,10 +9,18 @@ from torch.testing import assert_close
 
 from limbeck.core.errors import RunError
 from limbeck.core.written import Writes
+from limbeck.data.loader import Loader
 from limbeck.data.seeding import generator_for
+from limbeck.data.source import InMemory
+from limbeck.distiller import Distiller
 from limbeck.llm.completions import asked
+from limbeck.llm.onpolicy import OnPolicy
 from limbeck.llm.rollouts import Rollout, generate
+from limbeck.losses.logits.kd import KD
+from limbeck.losses.logits.topktail import TopKTail
 from limbeck.models.gpt import CausalTransformer
+from limbeck.training.callback import Callback
+from limbeck.training.fit import fit
 from support.served_makers import impatient, serving
 
 VOCABULARY, EOS, PAD = 11, 3, 10
@@ -97,3 +106,36 @@ def test_answers_that_cannot_be_used(logprobs: object, said: str) -> None:
         pytest.raises(RunError, match=said),
     ):
         write(impatient(url), vocabulary=VOCABULARY)
+
+
+def answered(request: dict[str, Any]) -> dict[str, Any]:
+    """What the server says: completions, and with `echo` the two most probable tokens at every place of its prompts."""
+    if not request.get("echo"):
+        return spoken(request)
+    choices = []
+    for number, prompt in enumerate(request["prompt"]):
+        best = NET(torch.tensor([prompt]))[0].detach().log_softmax(-1).topk(2)
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        table = [None, *({f"token_id:{token}": value for token, value in zip(*row, strict=True)} for row in rows)]
+        choices.append({"index": number, "logprobs": {"top_logprobs": table}})
+    return {"choices": choices}
+
+
+def test_a_student_is_trained_on_what_a_server_writes() -> None:
+    ids = torch.randint(4, 10, (6, 9), generator=torch.Generator().manual_seed(1))
+    data = InMemory(ids[:, :-1], ids[:, 1:].clone(), vocabulary=VOCABULARY, mask=torch.ones(6, 8).bool(), name="Rows()")
+    loader = Loader(data, torch.arange(6), batch_size=3, seed=3, labels=data.labels)
+    student, seen = copy.deepcopy(NET).train(), []
+    callback = Callback()
+    callback.after_step = lambda _training, record: seen.append(record)  # type: ignore[method-assign]
+    with serving(lambda request: (200, answered(request))) as (url, got):
+        distiller = Distiller(student, impatient(url, classes=VOCABULARY), TopKTail(KD(T=1)))
+        optimizer = torch.optim.SGD(distiller.trained(), lr=0.1)
+        step = OnPolicy(1.0, "teacher", temperature=0.0, context=4)
+        fit(distiller, loader, optimizer, steps=1, step=step, callbacks=[callback])
+    (record,) = seen
+    wrote = generate(NET, ids[record.batch.index, :4], torch.full((3,), 4), length=5, temperature=0.0)
+    assert torch.equal(record.batch.targets[:, 3:], wrote.ids[:, 4:])
+    assert record.batch.mask.sum(1).tolist() == [5, 5, 5]
+    assert record.loss == pytest.approx(0.0, abs=1e-6)  # the student is the served model
+    assert {request.get("echo", False) for request in got} == {False, True}
