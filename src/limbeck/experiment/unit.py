@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.objective import Objective
+from limbeck.core.term import COLUMNS
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
@@ -30,6 +31,7 @@ from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded, given_teacher, loader_for
 from limbeck.experiment.writing import Exam
 from limbeck.influence.task import Distillation
+from limbeck.losses.labels.ce import CE
 from limbeck.models.deepensemble import DeepEnsemble
 from limbeck.models.spec import Architecture
 from limbeck.teachers.single import Single
@@ -99,7 +101,14 @@ def _after(before: list[Unit], last: Unit) -> Unit:
 
 
 def scored(objective: Objective, student: nn.Module, teacher: nn.Module) -> tuple[Tapped, Distillation]:
-    """A finished student and the losses that its training samples are scored by; trained parts of the terms stand still."""
+    """A finished student and the losses that its training samples are scored by; trained parts of the terms stand still.
+
+    Terms that are for what a step has written say nothing of the samples of the data; where there are no others, the labels do.
+    """
+    factors = objective.factors.tolist()
+    told = [(coef * own, term) for (coef, term), own in zip(objective.parts, factors, strict=True) if not term.needs & COLUMNS]
+    if len(told) < len(objective.parts):
+        objective = Objective(told or [(1.0, CE())])
     guide = as_teacher(teacher) if "teacher" in objective.needs else None
     if guide is not None and objective.teacher_taps:
         guide.tap(objective.teacher_taps)

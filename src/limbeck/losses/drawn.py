@@ -26,7 +26,7 @@ def drawn_column(views: Views, name: str, who: str) -> Tensor:
         steps = "OnPolicy(1.0) or GRPO(...)" if name == DRAWN else "GRPO(...)"
         raise UsageError(
             f"{who} is for completions that a step has written, but this batch has no column {name!r}; take step: {steps}, and "
-            "weights that do not look at the data's own texts, such as Uniform()."
+            "weights that do not ask for the loss on the data's own texts, such as Uniform() or InfluenceWeighting()."
         )
     column, wanted = batch.meta[name].to(full_precision(logits).dtype), logits.shape[: 1 if name == ADVANTAGE else 2]
     if column.shape != wanted:
