@@ -65,6 +65,15 @@ def test_the_guard_of_zeros_is_left_out_only_where_it_changes_nothing(lowest: fl
     assert torch.equal(sides[0].grad, guarded)
 
 
+def test_a_token_that_is_nan_does_not_take_the_guard_from_the_others() -> None:
+    """Masked tokens may hold anything."""
+    log_p = normal(3, 4)
+    log_p[0, 1], log_p[1, 0] = -torch.inf, torch.nan
+    found = forward_kl(log_p, log_p)
+    assert found[[0, 2]].tolist() == [0, 0]
+    assert found[1].isnan()
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     rows=st.lists(st.lists(st.floats(-50, 50), min_size=3, max_size=3), min_size=2, max_size=2),

@@ -40,7 +40,9 @@ def _may_have_zeros(log_p: Tensor) -> bool:
     Elsewhere to look is to wait for the device, and transforms and compiled graphs cannot: there the guard stands always.
     """
     blind = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return blind or log_p.device.type != "cpu" or not log_p.numel() or bool(log_p.detach().amin() == -torch.inf)
+    if blind or log_p.device.type != "cpu" or not log_p.numel():
+        return True
+    return not bool(log_p.detach().amin() > -torch.inf)  # a NaN, of a token that does not count, hides what stands beside it
 
 
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
