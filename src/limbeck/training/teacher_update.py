@@ -130,7 +130,7 @@ def first_order_backward(
         parts: The batch, cut, with the student's answers.
         student_weights: [B] the weights of the student's step.
         weights: [B] the weights of the teacher's samples.
-        pull: The present student's query gradient; None leaves the feedback out. One of some steps ago does not do.
+        pull: The present student's query gradient; None leaves the feedback out. An older one agrees less.
     """
     seen = [part.student for part in parts if part.student is not None]
     _backward(training, teacher, rule, parts, seen, weights, student_weights, pull)
