@@ -6,6 +6,7 @@
     python benchmarks/attribution.py --render
 
 The third call measures and writes `benchmarks/results/attribution.json`; `--render` makes docs/attribution-benchmark.md of it.
+With `--problems` only those are measured, and what the file holds of the others stays.
 Every method runs in a process of its own, one thread, and all take turns for `--rounds` rounds; time is the processor's, memory
 is resident memory above what the process had before. What is true of a problem (`attribution_problems.py`) is kept under --out.
 """
@@ -276,6 +277,8 @@ def main() -> None:
         "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
         "rounds": options.rounds, "limit": options.limit, "versions": {name: version(name) for name in libraries}, "problems": {},
     }  # fmt: skip
+    if options.results.exists():
+        found["problems"] = json.loads(options.results.read_text())["problems"]
     for name in options.problems:  # written after each, so that an interruption costs one problem
         rows = [row for row in ROWS if name in (row.problems or [name]) and row.library in (options.libraries or libraries)]
         found["problems"][name] = compare(PROBLEMS[name], rows, options)
