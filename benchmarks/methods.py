@@ -7,6 +7,7 @@ Finished trainings are kept under --out and read, not run again. With --add the 
 that it lacks are trained; plain KD is trained again and must come out as on the page. Time and memory of a step are measured
 apart, each method interleaved with plain KD: process time, and the bytes that autograd keeps for the backward pass with the
 parameters, buffers and gradients of the terms' own parts.
+Over 300 lines, since the list of what is tried stands beside how it is tried.
 """
 
 import argparse

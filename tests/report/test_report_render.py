@@ -1,3 +1,8 @@
+"""The page of a run: what it says, what it leaves out, and that nothing in a run folder can break it.
+
+Just over 300 lines: all of it is about one page.
+"""
+
 import base64
 import hashlib
 import json

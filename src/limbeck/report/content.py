@@ -1,4 +1,7 @@
-"""What the page says, in the order in which it says it; text and numbers only, the template gives them their looks."""
+"""What the page says, in the order in which it says it; text and numbers only, the template gives them their looks.
+
+Just over 300 lines: one function a section, in the page's order.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping
