@@ -281,7 +281,7 @@ def _check_offers(teacher: Teacher, objective: Objective) -> None:
             "features": "take terms on logits, or a live teacher such as Single(model)",
             "logits": f"write TopKTail({term!r})" if term.lumps else "write TopKTail(KD(T=1)), or take a teacher with all logits",
             "topk": "take a teacher that offers logits or topk",
-            "reference": "take Aligned(after, before), the teacher and what it was before it was aligned",
+            "reference": "take AlignedPair(after, before), or Aligned(after, before) of stored ones",
         }
         raise UsageError(
             f"Distiller: {term!r} reads the teacher's {wanted}, but {type(teacher).__name__} offers "

@@ -70,7 +70,8 @@ def test_assistants_are_read_as_they_were_meant(tmp_path: Path) -> None:
     assert load(file).assistants == named
     for text in ("[MLP(width=64, depth=2), MLP(32)]", "MLP(width=64, depth=2), MLP(32)"):
         assert load(file, settings=[f"assistants={text}"]).assistants == named
-    assert load(file, settings=["assistants=none"]).assistants == ()
+    for none in ("none", "[]"):
+        assert load(file, settings=[f"assistants={none}"]).assistants == ()
     assert of(assistants="MLP()").assistants == ("MLP()",)
 
 
@@ -133,6 +134,7 @@ def test_build_makes_the_parts() -> None:
         ({"assistants": 3}, "assistants: must be a list in square brackets, got 3."),
         ({"assistants": "KD()"}, "assistants: KD is a term; expected a model"),
         ({"anchor": 1}, "anchor: must be below 1, got 1."),
+        ({"anchor_combine": "logit", "generations": 3}, "anchor_combine: logit says how an anchor is mixed in, but"),
         ({"precision": "fp16"}, "precision: must be one of 'fp32' or 'bf16', got 'fp16'; did you mean"),
         ({"objective": "KDD()"}, "objective: there is no term called 'KDD'; did you mean 'KD'? `limbeck list terms` shows all."),
         ({"objective": "EKFAC()"}, "objective: EKFAC is a solver; expected a term"),

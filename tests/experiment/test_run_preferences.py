@@ -61,6 +61,14 @@ def test_dckd_weighs_replies_and_is_judged_on_preferred_ones(table: str, tmp_pat
     assert render(tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("reply", "columns"), [("own", ""), ("rejected", "rejected=None, ")])
+def test_a_term_on_replies_that_the_data_have_not_is_refused(table: str, reply: str, columns: str) -> None:
+    """It would be 0 at every step, and the run would look like any other."""
+    data, objective = f"Preferences({table!r}, {columns}length=24)", f"CE() + OnReplies(CE(), {reply!r}) * 0.5"
+    with pytest.raises(UsageError, match=f"has no '{reply}' replies; name their column with {reply}="):
+        dry_run(tiny(table, data=data, objective=objective))
+
+
 def test_adpa_learns_from_a_pair_whose_weights_are_given(table: str, tmp_path: Path) -> None:
     pair = f"AlignedPair({GPT}, {GPT})"
     own = {

@@ -192,7 +192,7 @@ class Recipe(BaseModel):
         parts = [value] if isinstance(value, str) else value
         if not isinstance(parts, list | tuple) or not parts or not all(isinstance(part, str) for part in parts):
             return () if value is None else value
-        return tuple(apart(", ".join(parts)))
+        return () if parts == ["[]"] else tuple(apart(", ".join(parts)))
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -205,6 +205,10 @@ class Recipe(BaseModel):
         if self.anchor and self.generations == 1:
             raise UsageError(
                 f"anchor: {self.anchor:g} is a share in what later generations are taught, but there is one; set generations: 3."
+            )
+        if self.anchor_combine != "probability" and not self.anchor:
+            raise UsageError(
+                f"anchor_combine: {self.anchor_combine} says how an anchor is mixed in, but there is none; set anchor: 0.3."
             )
         if self.mixture is None and "fixed_mixture" in self.compare:
             raise UsageError("compare: 'fixed_mixture' is the method without its mixture, but there is none; leave it out.")
@@ -291,8 +295,10 @@ class Recipe(BaseModel):
         """See that what was made can be used together.
 
         Raises:
-            UsageError: An ensemble stands where one net is needed, a mixture has no domains, or the parts of a chain do not fit.
+            UsageError: An ensemble stands where one net is needed, a mixture has no domains, a term is for replies that the data
+                have not, or the parts of a chain do not fit.
         """
+        from limbeck.losses.logits.onreplies import OnReplies
         from limbeck.models.deepensemble import DeepEnsemble
 
         for key, net in [("student", parts.student), *(("assistants", net) for net in parts.assistants)]:
@@ -306,6 +312,9 @@ class Recipe(BaseModel):
             )
         if self.mixture is not None and parts.data.groups is None:
             raise UsageError(f"mixture: {parts.data.name} has no domains to mix; name their column with group=...")
+        for term in parts.objective.modules():
+            if isinstance(term, OnReplies):
+                term.check(parts.data)
         self._check_chain(parts)
 
     def _check_chain(self, parts: Parts) -> None:

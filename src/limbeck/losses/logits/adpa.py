@@ -62,7 +62,9 @@ class ADPA(Term):
         """
         student, teacher = views.student.logits, teacher_of(views, "ADPA")
         if teacher.reference is None:
-            raise UsageError("ADPA: the teacher has no reference; take Aligned(after, before).")
+            raise UsageError(
+                "ADPA: the teacher has no reference; take AlignedPair(after, before), or Aligned(...) of stored ones."
+            )
         log_q = log_softmax(student)
         known = self._known(teacher, student)
         advantages = self._advantages(known, teacher.reference, student).to(log_q.dtype)

@@ -10,6 +10,7 @@ from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term
 from limbeck.data.preferences import REPLIES, REPLY
+from limbeck.data.source import Source
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.sides import logits_only, takes_over
 
@@ -43,6 +44,15 @@ class OnReplies(Term):
         self.term = inner = logits_only(CE() if term is None else term, "OnReplies")
         self.reply = one_of(reply, get_args(Reply), "OnReplies: reply")
         takes_over(self, inner)
+
+    def check(self, source: Source) -> None:
+        """See that the data have replies of this kind, without which the term is 0 throughout; no batch can tell.
+
+        Raises:
+            UsageError: They have none.
+        """
+        if REPLY in source.meta and not bool((source.meta[REPLY] == REPLIES.index(self.reply)).any()):
+            raise UsageError(f"{self!r}: {source.name} has no {self.reply!r} replies; name their column with {self.reply}=...")
 
     def at(self, moment: Moment) -> None:
         """Tell the inner term."""
