@@ -18,7 +18,9 @@ from page_parts import take_apart
 
 from limbeck.core.errors import RunError, UsageError
 from limbeck.report import render
+from limbeck.report.learning import learning
 from limbeck.report.palette import DARK, LIGHT
+from limbeck.report.reading import read_run
 
 HOSTILE = "<script>alert(1)</script>"
 LOADING = {"src", "href", "srcset", "data", "action", "poster", "xlink:href", "formaction", "background"}
@@ -97,6 +99,12 @@ def test_draws_every_figure_with_words_and_a_table(page):
     figures = page.all("figure")
     assert len(figures) == 6
     assert all("Show as a table" in figure.text for figure in figures)
+
+
+def test_a_single_epoch_stands_in_the_middle_and_epochs_are_whole(tmp_path):
+    one, eight = (learning(read_run(write(tmp_path / str(n), seeds=2, epochs=n)), "loss").spec["layout"]["xaxis"] for n in (1, 8))
+    assert (one["range"], one["dtick"]) == ([0.5, 1.5], 1)
+    assert (eight["range"], eight["dtick"]) == ([1, 8.14], 1)
 
 
 def test_is_small_enough_and_the_same_bytes_every_time(report):

@@ -8,6 +8,9 @@ from limbeck.report.reading import Run
 from limbeck.report.statistics import Band, learning_band
 from limbeck.report.wording import number, percent
 
+MANY, WHOLE = 8, {"dtick": 1}
+"""Over fewer epochs than this each one has its tick, and there are none between them."""
+
 SYMBOLS = ("circle-open", "square-open", "diamond-open", "triangle-up-open", "x-thin-open", "cross-thin-open", "star-open")
 
 
@@ -27,11 +30,11 @@ def learning(run: Run, what: str) -> Figure | None:
     traces = _learning_traces(run, drawn, rival, scale)
     unit = "validation accuracy, %" if what == "accuracy" else "validation loss, nats"
     low, high, cut = _window(list(drawn.values()))
-    legend = 23 * len(drawn)
+    epochs, legend = _epochs(list(drawn.values())), 23 * len(drawn)
     spec = finish(
         traces,
         height=350 + legend,
-        x=axis("epoch", showgrid=False, range=_epochs(list(drawn.values()))),
+        x=axis("epoch", showgrid=False, range=epochs, **WHOLE if epochs[1] - epochs[0] < MANY else {}),
         y=axis(unit, range=[scale * low, scale * high]),
         hovermode="x unified",
         legend={"orientation": "v", "x": 0, "y": -50 / 290, "yanchor": "top", "xanchor": "left", "font": {"size": 12.5}},
@@ -52,9 +55,9 @@ def learning(run: Run, what: str) -> Figure | None:
 
 
 def _epochs(curves: list[Band]) -> list[float]:
-    """The range of epochs, with a little air at the end for the last marker."""
+    """The range of epochs, with a little air at the end for the last marker; a single one stands in the middle."""
     first, last = min(curve.x[0] for curve in curves), max(curve.x[-1] for curve in curves)
-    return [first, last + 0.02 * (last - first or 1.0)]
+    return [first, last + 0.02 * (last - first)] if first < last else [first - 0.5, last + 0.5]
 
 
 def _window(curves: list[Band]) -> tuple[float, float, bool]:
