@@ -29,6 +29,7 @@ QUALITY = {
     "auc": "flipped labels found by the mean query",
     "auc_own": "flipped labels found by self-influence",
 }
+COSTS = ("prepare", "mean", "full", "own", "peak")
 NEAR = 0.02
 """Two methods whose quality differs by no more than this are called equal."""
 HEAD = """\
@@ -85,8 +86,11 @@ def row(method: dict, keys: list[str]) -> str:
     name = method["library"] if method["library"] != OURS else "**Limbeck**"
     name += f" `{method['how']}`" if method["how"] else ""
     name += f" ({method['covers']})" if method.get("covers") else ""
-    if method.get("failed"):
-        name += f": *{escaped(method['failed'])}*"
+    failed = method.get("failed")
+    if method.get("oracle_full") == method.get("lds_full") == 0.0:  # what `attribution.rank` gives where there is no order
+        failed, method = "scores that are not finite, or all the same", {key: method.get(key) for key in COSTS}
+    if failed:
+        name += f": *{escaped(failed)}*"
     cells = [cell(method, key) for key in keys]
     return f"| {name} | " + " | ".join(cells) + " |"
 
