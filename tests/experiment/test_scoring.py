@@ -19,7 +19,7 @@ from limbeck.experiment.folder import OWN, held
 from limbeck.experiment.kept import kept
 from limbeck.experiment.run import run
 from limbeck.experiment.score_files import ScoreFiles
-from limbeck.experiment.score_tables import Wanted
+from limbeck.experiment.score_tables import Wanted, foretold
 from limbeck.experiment.scoring import Scored, score_run
 from limbeck.influence.curvature.exact import Exact
 from limbeck.influence.curvature.identity import Identity
@@ -104,6 +104,18 @@ def test_groups_and_summary(calm: tuple[Path, Scored]) -> None:
     assert "Without its 54 most harmful of 1082 samples" in found.sentence
     assert "the size less" in found.sentence
     assert (summary["queries"], summary["made_of"]["solver"]) == (50, "Identity()")
+
+
+@pytest.mark.parametrize(
+    "phi, said",
+    [
+        ([0.5, -3.5, -3.5, -3.5], "since only 1 of all harm; x."),
+        ([-1.0, -2.0, -3.0, -4.0], "since none of all harms; x."),
+        ([3.0, 2.0, -1.0, -1.0], "Without its 2 most harmful of 4 samples"),
+    ],
+)
+def test_samples_are_called_harmful_only_where_it_does_good_to_remove_them(phi: list[float], said: str) -> None:
+    assert said in foretold(torch.tensor(phi), 2, 0.5, "x")
 
 
 def test_killed_at_every_write_it_goes_on_to_the_same_bytes(

@@ -7,7 +7,7 @@ from limbeck.report.gallery import gallery
 from limbeck.report.reading import LABELS, Run, Samples
 from limbeck.report.schema import Gallery, Result, Shown
 from limbeck.report.statistics import band, differences, found_curve, interval, learning_band, own_loss, rank, scaled_score
-from limbeck.report.wording import amount, percent, points, probability_of, significant
+from limbeck.report.wording import amount, number, percent, points, probability_of, significant
 
 
 def samples(**columns):
@@ -113,3 +113,7 @@ def test_numbers_read_as_people_write_them():
     assert probability_of(0.0002) == "<\u202f0.1\u202f%"
     assert [f(None) for f in (percent, points, amount, significant)] == ["–"] * 4
     assert percent(float("nan")) == "–"
+
+
+def test_what_rounds_to_0_has_no_sign():
+    assert [number(-0.0004), number(-0.0006), number(0.0)] == ["0.000", "−0.001", "0.000"]

@@ -163,6 +163,25 @@ def _sums(run: Kept, name: str, phi: Tensor, groups: Tensor) -> dict[str, list[o
     }
 
 
+def foretold(phi: Tensor, worst: int, query_loss: float, trust: str) -> str:
+    """What removing the samples with the highest scores is predicted to do; they are called harmful only where it does good.
+
+    Args:
+        phi: [N] scores.
+        worst: How many are removed, 1 to N.
+        query_loss: Mean query loss of the student, nats.
+        trust: How far the prediction can be trusted.
+    """
+    change, harming = float(removal_curve(phi)[worst]), int((phi > 0).sum())
+    these, why = "most harmful", ""
+    if change >= 0:
+        these, why = "highest scored", f", since {f'only {harming} of all harm' if harming else 'none of all harms'}"
+    return (
+        f"Without its {worst} {these} of {len(phi)} samples the student's mean query loss, {query_loss:.4g}, is predicted to "
+        f"change by {change:+.2g}{why}; {trust}."
+    )
+
+
 def _summary(
     run: Kept,
     solver: Solver,
@@ -175,10 +194,7 @@ def _summary(
 ) -> dict[str, object]:
     curve, count = removal_curve(phi), len(phi)
     removed = sorted({worst, *(max(1, round(share * count)) for share in SHARES)})
-    sentence = (
-        f"Without its {worst} most harmful of {count} samples the student's mean query loss, {query_loss:.4g}, is predicted to "
-        f"change by {float(curve[worst]):+.2g}; {READABLE if isinstance(solver, SIZED) else ORDERED}."
-    )
+    sentence = foretold(phi, worst, query_loss, READABLE if isinstance(solver, SIZED) else ORDERED)
     if measured:
         sentence += (
             f" Trained again without them it changed by {measured['measured']:+.2g}, without as many drawn at random by "

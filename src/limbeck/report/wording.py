@@ -15,10 +15,10 @@ def _known(value: float | None) -> bool:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """The value with a fixed count of digits after the point."""
+    """The value with a fixed count of digits after the point; what rounds to 0 has no sign."""
     if value is None or not math.isfinite(value):
         return DASH
-    return f"{value:.{digits}f}".replace("-", MINUS)
+    return f"{value:z.{digits}f}".replace("-", MINUS)
 
 
 def significant(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
