@@ -58,6 +58,7 @@ def test_an_average_that_could_never_begin_is_refused(average: str, said: str) -
         dry_run(tiny(**SHORT, average=average))
 
 
+@pytest.mark.slow
 def test_an_average_that_never_began_is_told_of(tmp_path: Path) -> None:
     """The validation loss falls to the end, so that SWAD's valley never starts."""
     found = run(tiny(**SHORT, average="SWAD(every=1, patience=10)"), tmp_path / "run").content
@@ -66,6 +67,7 @@ def test_an_average_that_never_began_is_told_of(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_members_of_an_ensemble_are_trained_one_by_one(tmp_path: Path) -> None:
     recipe, folder = tiny(**SHORT, **ENSEMBLE), tmp_path / "run"
     found, parts = run(recipe, folder).content, recipe.build()
@@ -176,6 +178,7 @@ def test_a_teacher_that_would_be_forgotten_is_not_trained(tmp_path: Path) -> Non
     assert page(read_run(tmp_path / "run")).rows[0].title == "Teacher"
 
 
+@pytest.mark.slow
 def test_dhos_mixture_is_chosen_on_validation_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     tune = DHO.tune

@@ -154,6 +154,7 @@ def test_a_dry_run_says_what_would_be_done(text: Path) -> None:
     assert "training labels are wrong" in said
 
 
+@pytest.mark.slow
 def test_per_token_and_a_teacher_as_it_is_built(text: Path, tmp_path: Path) -> None:
     recipe = tiny(text, per="token", teacher_epochs=0, epochs=1, seeds=1, compare=["uniform"])
     content = run(recipe, tmp_path / "run").content

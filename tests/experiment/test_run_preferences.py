@@ -49,6 +49,7 @@ def tiny(table: str, **changes: Any) -> Recipe:
     return Recipe.of({**plain, **changes})
 
 
+@pytest.mark.slow
 def test_dckd_weighs_replies_and_is_judged_on_preferred_ones(table: str, tmp_path: Path) -> None:
     content = run(tiny(table), tmp_path / "run").content
     assert content["data"]["counts"] == {"train": 2 * (60 - 18 - 4 - 8), "query": 8, "validation": 4, "test": 18}

@@ -138,6 +138,7 @@ def test_the_power_fails_while_files_are_written(tmp_path: Path, monkeypatch: py
     assert marks(folder) == marks(tmp_path / "calm")
 
 
+@pytest.mark.slow
 def test_what_was_warned_of_before_the_kill_is_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, weigh, advance = tiny(**QUICK), InfluenceWeighting.__call__, Advance.after_step
 
@@ -207,5 +208,5 @@ def test_the_command_stopped_by_the_user_says_how_to_go_on(tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said.strip().splitlines()[-1].startswith("limbeck: stopped; a run goes on")
+    assert said.strip().splitlines()[-1] == "limbeck: stopped; go on with `limbeck run --resume run`."
     assert "Traceback" not in said

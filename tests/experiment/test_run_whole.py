@@ -260,6 +260,7 @@ def test_rivals_take_the_recipes_step_unless_it_lives_on_weights() -> None:
         assert found["kd_aif"] == step[:-2]
 
 
+@pytest.mark.slow
 def test_figures_by_epoch_are_those_of_the_net_that_is_kept(tmp_path: Path) -> None:
     """SimKD's student never trains its own classifier: only the deployed net can be right."""
     recipe = tiny(objective="SimKD()", weighting="Uniform()", epochs=12, seeds=1, compare=["uniform"], batch_size=50)

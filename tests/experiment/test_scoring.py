@@ -241,6 +241,7 @@ def test_what_is_not_the_same_is_not_gone_on_with(
     assert contents(begun.parts) == before
 
 
+@pytest.mark.slow
 def test_what_is_there_is_kept_unless_told(folder: Path, begun: ScoreFiles) -> None:
     with pytest.raises(
         UsageError, match=r"s\.parts is there already; go on with it by --resume, or write over it with --replace"

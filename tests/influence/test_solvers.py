@@ -212,7 +212,9 @@ def test_products_of_many_directions_equal_one_after_the_other(
             assert_close(part, torch.stack([one[key] for one in slow]), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("preconditioner, relative", [(None, False), (EKFAC(), True)], ids=repr)
+@pytest.mark.parametrize(
+    "preconditioner, relative", [(None, False), pytest.param(EKFAC(), True, marks=pytest.mark.slow)], ids=repr
+)
 def test_conjugate_gradients_for_many_equal_one_after_the_other(preconditioner: Solver | None, relative: bool) -> None:
     """Rows that stop at once, after some steps, and at the last; a row of zeros stays."""
     found = problem()
