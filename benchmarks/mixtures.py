@@ -12,13 +12,11 @@ not run again.
 import argparse
 import hashlib
 import json
-import math
 import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from scipy import stats
 
 from limbeck.core.batch import Batch
 from limbeck.engine.local import LocalEngine
@@ -28,6 +26,7 @@ from limbeck.experiment.progress import Silent
 from limbeck.experiment.recipe import Recipe, load
 from limbeck.experiment.seeded import seeded
 from limbeck.experiment.unit import Unit, Worker
+from paired import gain
 
 AS_THEY_COME = "rows as they come"
 
@@ -66,15 +65,6 @@ def trained(worker: Worker, tutor: Worker, mixtures: list[str]) -> dict[str, lis
     return found
 
 
-def interval(gains: list[float]) -> str:
-    """Mean and 95 % interval of paired gains."""
-    mean = statistics.mean(gains)
-    if len(gains) < 2:
-        return f"{mean:+.4f}"
-    half = stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
-    return f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f})"
-
-
 def table(names: list[str], found: dict[str, list[dict]]) -> str:
     """One row a mixture: losses, the gain of the mean over domains, and the last shares."""
     lines = [
@@ -88,9 +78,9 @@ def table(names: list[str], found: dict[str, list[dict]]) -> str:
         if title in ("teacher", AS_THEY_COME):
             cells += ["-", "-"]
         else:
-            cells.append(interval([base["all"] - own["all"] for own, base in zip(seeds, plain, strict=True)]))
+            cells.append(gain([base["all"] - own["all"] for own, base in zip(seeds, plain, strict=True)], 4))
             gains = [statistics.mean(base[n] - own[n] for n in names) for own, base in zip(seeds, plain, strict=True)]
-            cells.append(interval(gains))
+            cells.append(gain(gains, 4))
         shares = [statistics.mean(one[f"share_{name}"] for one in seeds) for name in names if f"share_{name}" in seeds[0]]
         lines.append(f"| {title} | " + " | ".join([*cells, ", ".join(f"{share:.2f}" for share in shares) or "-"]) + " |")
     return "\n".join(lines)

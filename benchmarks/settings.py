@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from scipy import stats
 
 from limbeck.engine.local import LocalEngine
 from limbeck.experiment.arms import Arm, arms_of
@@ -24,6 +23,7 @@ from limbeck.experiment.progress import Silent
 from limbeck.experiment.recipe import Recipe, load
 from limbeck.experiment.seeded import seeded
 from limbeck.experiment.unit import Unit, Worker
+from paired import gain
 
 STEEP = [
     "InfluenceWeighting()",
@@ -99,15 +99,6 @@ def said(unit: Unit, clean: torch.Tensor | None, rows: torch.Tensor) -> dict:
     }
 
 
-def interval(gains: list[float]) -> str:
-    """Mean and 95 % interval of paired gains."""
-    mean = statistics.mean(gains)
-    if len(gains) < 2:
-        return f"{mean:+.1f}"
-    half = stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / math.sqrt(len(gains))
-    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
-
-
 def table(data: str, found: dict[str, list[dict]]) -> str:
     """One row a setting."""
     plain = [one["accuracy"] for one in found["Plain KD (all weights 1)"]]
@@ -121,7 +112,7 @@ def table(data: str, found: dict[str, list[dict]]) -> str:
         flipped, clean = (statistics.mean(one[key] for one in seeds) for key in ("flipped", "clean"))
         events = sum(one["events"] for one in seeds)
         weights = " | ".join("-" if math.isnan(part) else f"{part:.2f}" for part in (flipped, clean))
-        lines.append(f"| {title} | {interval(gains)} | {min(gains):+.1f} | {weights} | {events} |")
+        lines.append(f"| {title} | {gain(gains, 1)} | {min(gains):+.1f} | {weights} | {events} |")
     return "\n".join(lines)
 
 

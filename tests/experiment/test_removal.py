@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_makers import tiny
 
 from limbeck.core.errors import UsageError
 from limbeck.experiment.kept import Kept, kept
 from limbeck.experiment.progress import Silent
 from limbeck.experiment.removal import check_retraining, query_loss_without
-from limbeck.experiment.run import run
 from limbeck.experiment.score_tables import Wanted
 from limbeck.experiment.scoring import score_run
 from limbeck.influence.curvature.identity import Identity
@@ -21,14 +19,6 @@ from limbeck.influence.explain import removal_curve
 from limbeck.influence.scores import score
 
 WANTED = Wanted(remove="30", retrain=True)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    made: Path = tmp_path_factory.mktemp("run")
-    run(tiny(seeds=1, compare=[], epochs=1, teacher_epochs=1), made)
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from run_makers import tiny
 from torch.testing import assert_close
 
 from limbeck.core.errors import RunError, UsageError
 from limbeck.experiment import score_files
 from limbeck.experiment.folder import OWN, held
 from limbeck.experiment.kept import kept
-from limbeck.experiment.run import run
 from limbeck.experiment.score_files import ScoreFiles
 from limbeck.experiment.score_tables import Wanted, foretold
 from limbeck.experiment.scoring import Scored, score_run
@@ -32,14 +30,6 @@ from limbeck.influence.vectors import Vector, scaled
 ALL = Wanted(matrix=True, own=True, explain=2, groups="true_label", tile=20)
 ENDINGS = (".parquet", ".matrix.parquet", ".groups.parquet", ".json")
 SOLVER = Identity()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run."""
-    made: Path = tmp_path_factory.mktemp("run")
-    run(tiny(seeds=1, compare=[], epochs=1, teacher_epochs=1), made)
-    return made
 
 
 @pytest.fixture(scope="module")
