@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.objective import Objective
-from limbeck.core.term import COLUMNS
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
@@ -106,7 +105,7 @@ def scored(objective: Objective, student: nn.Module, teacher: nn.Module) -> tupl
     Terms that are for what a step has written say nothing of the samples of the data; where there are no others, the labels do.
     """
     factors = objective.factors.tolist()
-    told = [(coef * own, term) for (coef, term), own in zip(objective.parts, factors, strict=True) if not term.needs & COLUMNS]
+    told = [(coef * own, term) for (coef, term), own in zip(objective.parts, factors, strict=True) if term.drawn is None]
     if len(told) < len(objective.parts):
         objective = Objective(told or [(1.0, CE())])
     guide = as_teacher(teacher) if "teacher" in objective.needs else None

@@ -37,7 +37,7 @@ class Mixing:
 
     def __init__(self, step: Update, mixture: Mixture) -> None:
         self.step, self.mixture = step, mixture
-        self.trains_teacher = step.trains_teacher
+        self.trains_teacher, self.writes = step.trains_teacher, step.writes
         self.loader: Loader | None = None
         self.groups: Tensor | None = None
         self.taught: Tensor | None = None
