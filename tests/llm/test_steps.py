@@ -113,7 +113,7 @@ def test_a_loss_on_drawn_tokens_is_for_what_the_student_draws() -> None:
         with pytest.raises(UsageError, match="drawn of all at temperature 1, but OnPolicy draws"):
             train(step, SampledKL())
     for step in (Student(), WithText(Student())):
-        with pytest.raises(UsageError, match="fit: SampledKL would take the data's tokens for such as the student has drawn"):
+        with pytest.raises(UsageError, match="fit: SampledKL would take the data's tokens for such as the student drew"):
             train(step, SampledKL() + JSD())
     with pytest.raises(UsageError, match="a text is learnt by terms that read logits and labels only"):
         WithText(OnPolicy(1.0), objective=SampledKL())

@@ -23,6 +23,9 @@ from limbeck.experiment.unit import Worker
 INFLUENCE_SHARE = 1.0
 """What a weighted step takes beyond a plain one, in plain steps: a rough figure, see benchmarks/step.py."""
 
+MANY = 1_000_000
+"""Tokens that are written for figures: fewer need no word."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -76,8 +79,15 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"memory     about {memory / 2**20:.0f} MB a step beside the data",
         f"time       about {_spoken(seconds)} ({1000 * step_s:.1f} ms a plain step here and now)",
         *(f"note       {doubt}" for doubt in (doubts_about_queries(parts.data, data) if weighted else ())),
+        *_about_completions(recipe, data, recipe.seeds * worker.units(arms)),
     )
     return Plan(lines, seconds, memory)
+
+
+def _about_completions(recipe: Recipe, data: Seeded, nets: int) -> list[str]:
+    """What is written for figures alone, where it is so much that it may take longer than the training."""
+    tokens = nets * recipe.completions * data.spec.input_shape[0]
+    return [f"note       completions: {nets} nets write up to {tokens:,} tokens, a forward pass each"] if tokens > MANY else []
 
 
 def _measure(distiller: torch.nn.Module, batch: object) -> tuple[float, int]:

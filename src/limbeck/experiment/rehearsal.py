@@ -29,7 +29,7 @@ def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], 
     """Build every net and take one step of every arm, on nets that are thrown away; in chains, of every link too.
 
     Raises:
-        UsageError: A part does not fit the others, or a batch is larger than the data.
+        UsageError: A part does not fit the others, or a batch or the completions are more than the data has.
     """
     if recipe.batch_size % engine.processes:
         raise UsageError(
@@ -38,6 +38,9 @@ def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], 
     fewest = min(len(data.splits.train) for data in sets)
     if recipe.batch_size > fewest:
         raise UsageError(f"batch_size: {recipe.batch_size} is more than the {fewest} training samples; choose a smaller one.")
+    tested = len(sets[0].test)
+    if recipe.completions > tested:
+        raise UsageError(f"completions: {recipe.completions} is more than the {tested} test rows; choose {tested} or fewer.")
     spec = sets[0].spec
     teacher = parts.teacher.build(spec) if parts.teacher_weights is None else given_teacher(parts, spec)
     if isinstance(teacher, Stored):

@@ -149,7 +149,7 @@ def _check_drawn(distiller: Distiller, step: Update) -> None:
     drawn = [name for name, (_, term) in named if term.drawn is not None]
     if drawn and not step.writes:
         raise UsageError(
-            f"fit: {', '.join(drawn)} would take the data's tokens for such as the student has drawn, since {step!r} writes none; "
+            f"fit: {', '.join(drawn)} would take the data's tokens for such as the student drew, since {step!r} writes none; "
             "take step: OnPolicy(1.0), or GRPO(...) for terms that read rewards."
         )
 
