@@ -90,6 +90,7 @@ _PLACES: Mapping[str, str] = {
     "Table": "limbeck.data.table:Table",
     "ImageFolder": "limbeck.data.folder:ImageFolder",
     "HF": "limbeck.data.hub:HF",
+    "FewLabels": "limbeck.data.few_labels:FewLabels",
     "CIFAR10": "limbeck.data.torchvision_sets:CIFAR10",
     "CIFAR100": "limbeck.data.torchvision_sets:CIFAR100",
     "SVHN": "limbeck.data.torchvision_sets:SVHN",
@@ -270,6 +271,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.data.arrays import Arrays as Arrays
     from limbeck.data.digits import Digits as Digits
     from limbeck.data.domains import Domains as Domains
+    from limbeck.data.few_labels import FewLabels as FewLabels
     from limbeck.data.folder import ImageFolder as ImageFolder
     from limbeck.data.hub import HF as HF
     from limbeck.data.loader import Loader as Loader

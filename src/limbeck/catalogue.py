@@ -1218,6 +1218,7 @@ ROWS: tuple[Row, ...] = (
         "",
         "limbeck[vision]",
     ),
+    Row("FewLabels", "data", "limbeck.data.few_labels:FewLabels", "Another data set with most of its labels taken away"),
     Row("Python", "data", "limbeck.data.python:Python", "A source that your own function makes", "", "--allow-python"),
     Row("Words", "texts", "limbeck.data.words:Words", "Which columns are text, and how they become tokens"),
     Row("Pieces", "texts", "limbeck.data.pieces:Pieces", "Which columns are text, and the tokenizer that reads them"),

@@ -63,11 +63,13 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     memory = sizes[0] + 5 * sizes[1] + activations  # student: weights, gradient, momentum, q and a lookahead or factors
     sizes_of = ", ".join(f"{size} {name}" for name, size in data.splits.counts.items())
     flipped = "" if data.clean is None else f", {int((~data.clean[data.splits.train]).sum())} training labels are wrong"
+    blank = int((~parts.data.labelled).sum())
+    blank_words = f", {blank} training samples have no label" if blank else ""
     with torch.no_grad():
         shape = list(Tapped(student.eval())(batch).logits.shape)
     lines = (
         f"recipe     {recipe.name}: nothing is trained and nothing written",
-        f"data       {parts.data.name}: {sizes_of}{flipped}",
+        f"data       {parts.data.name}: {sizes_of}{flipped}{blank_words}",
         f"shapes     a batch is {list(batch.inputs.shape)}, logits are {shape}",
         f"teacher    {parts.teacher!r}: {spoken_cost(cost_of(teacher, batch))}",
         *(f"assistant  {net!r}: {parameters(net.build(data.spec)):,} parameters" for net in parts.assistants),

@@ -310,7 +310,7 @@ class Recipe(BaseModel):
             raise UsageError(
                 f"completions: {parts.data.name} has no texts that could be gone on with; leave it out, or take Text(...)."
             )
-        if self.mixture is not None and parts.data.groups is None:
+        if self.mixture is not None and parts.data.drawn_by is None:
             raise UsageError(f"mixture: {parts.data.name} has no domains to mix; name their column with group=...")
         for term in parts.objective.modules():
             if isinstance(term, OnReplies):

@@ -151,8 +151,9 @@ class Worker:
     def steps(self, data: Seeded, *, teacher: bool = False) -> int:
         """Optimiser steps of every student, or of the teacher: the same for all arms, whatever rows they train on."""
         epochs = self.recipe.teacher_epochs if teacher else self.recipe.epochs
-        rows = len(data.splits.train) + (len(data.splits.query) if self.recipe.query_in_training and not teacher else 0)
-        return epochs * max(rows // self.recipe.batch_size, 1)
+        rows = data.of_use(labels_only(self.parts.data), data.splits.train) if teacher else data.splits.train
+        count = len(rows) + (len(data.splits.query) if self.recipe.query_in_training and not teacher else 0)
+        return epochs * max(count // self.recipe.batch_size, 1)
 
     def teacher(self, data: Seeded) -> Unit:
         """The teacher: trained on the labels as given, each member of an ensemble by itself, or read from a file, or as built."""
@@ -275,6 +276,7 @@ class Worker:
         weighting, balancer, per = arm.weighting(), arm.balancer(), self.recipe.per
         distiller = Distiller(model, guide, arm.objective(), weighting=weighting, balancer=balancer, per=per)
         rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
+        rows = data.of_use(distiller.objective, rows)
         loader = loader_for(self.recipe, self.parts, data, rows, arm.mixture())
         return distiller.build(loader), loader
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from limbeck.core.batch import UNLABELLED
+
 
 def full_precision(logits: Tensor) -> Tensor:
     """Half-precision logits as float32; float32 and float64 as they are."""
@@ -121,11 +123,13 @@ def log_cosh_gap(student: Tensor, teacher: Tensor, T: float) -> Tensor:
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """-sum_c y_c log softmax(logits)_c with y the one-hot label mixed with `smoothing` of the uniform distribution.
 
+    A target of -1 stands for none, and its value is 0.
+
     Shapes: [..., C], int64 [...] -> [...].
     """
-    log_p = log_softmax(logits)
-    own = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return own if smoothing == 0 else (1 - smoothing) * own - smoothing * log_p.mean(-1)
+    log_p, known = log_softmax(logits), targets != UNLABELLED
+    own = -log_p.gather(-1, targets.where(known, 0).unsqueeze(-1)).squeeze(-1)
+    return (own if smoothing == 0 else (1 - smoothing) * own - smoothing * log_p.mean(-1)).where(known, 0)
 
 
 def token_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from limbeck.align.taps import PENULTIMATE, Tapped
+from limbeck.core.batch import UNLABELLED
+from limbeck.core.objective import Objective
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term
 from limbeck.influence.gradients import forward_rules
@@ -227,6 +229,21 @@ def assert_zero_at_teacher(term: Term, views: Views) -> None:
         assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-12)
 
 
+def assert_zero_without_a_label(term: Term, views: Views) -> None:
+    """In an objective a term that needs labels is 0 and flat for a sample without one, and for the others what it was."""
+    targets = views.batch.targets
+    if "targets" not in term.needs or targets is None or targets.dim() != 1 or term.coupled:
+        return
+    blank = torch.arange(len(targets)) % 2 == 0
+    views = replace(views, batch=replace(views.batch, targets=targets.masked_fill(blank, UNLABELLED)))
+    leaves = leaves_of(views.student)
+    value = at(Objective([(1.0, term)]), views, leaves)[0]
+    filled = replace(views, batch=replace(views.batch, targets=targets))
+    assert_close(value, value_of(term, filled).masked_fill(blank, 0))
+    for slope in gradients(value, leaves):
+        assert not slope[blank].any()
+
+
 def assert_state_round_trips(term: Term, views: Views) -> None:
     """All that a term keeps is in its state, after a remembered step too: a blank twin that loads it gives the same values."""
     term = copy.deepcopy(term)
@@ -313,6 +330,7 @@ PROPERTIES: tuple[Property, ...] = (
     assert_autocast_changes_nothing,
     assert_gradcheck,
     assert_zero_at_teacher,
+    assert_zero_without_a_label,
     assert_state_round_trips,
     assert_parts_are_trained,
     assert_evaluation_changes_nothing,
