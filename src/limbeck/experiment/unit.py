@@ -134,11 +134,15 @@ class Worker:
 
     @property
     def teachers(self) -> tuple[Architecture, ...]:
-        """The nets that are trained as teachers; none where their weights are given, or where the step forgets them."""
-        given = self.parts.teacher_weights is not None or is_given(self.parts.teacher) or self.parts.forgets_teacher
-        if given or self.recipe.teacher_epochs == 0:
+        """The nets that are trained as teachers; none where their weights are given, or where the step makes or trains them."""
+        if self._given or self.parts.forgets_teacher or self.parts.learns_beside:
             return ()
         return tuple(self.parts.teacher.members) if isinstance(self.parts.teacher, DeepEnsemble) else (self.parts.teacher,)
+
+    @property
+    def _given(self) -> bool:
+        """Whether the teacher can teach as it is."""
+        return self.parts.teacher_weights is not None or is_given(self.parts.teacher) or self.recipe.teacher_epochs == 0
 
     def generations(self, arm: Arm) -> int:
         """How many students an arm trains one after the other; one where none could teach the next."""
@@ -205,7 +209,7 @@ class Worker:
     def _read_teacher(self, data: Seeded) -> Unit:
         torch.manual_seed(data.seed * 2)
         model = given_teacher(self.parts, data.spec)
-        if not gives_logits(model) or self.parts.forgets_teacher:
+        if not gives_logits(model) or self.parts.forgets_teacher or not self._given:
             return Unit(model, {}, [], [], 0.0, {})
         written = {} if isinstance(model, Teacher) else self._written(data, Tapped(model))
         return Unit(model, {**figures_of(answering(model), data.test).named(), **written}, [], [], 0.0, {})
