@@ -1255,6 +1255,16 @@ ROWS: tuple[Row, ...] = (
         "experimental",
     ),
     Row(
+        "MixDistribution",
+        "transforms",
+        "limbeck.transforms.mixdistribution:MixDistribution",
+        "Images in the channels' means and deviations of others",
+        "Tang et al., 2023, arXiv:2307.11469",
+        "images",
+        "little",
+        "experimental",
+    ),
+    Row(
         "CutMix",
         "transforms",
         "limbeck.transforms.cutmix:CutMix",

@@ -22,8 +22,8 @@ class DHO(Term):
 
     `CE() * 0.5 + DHO(KD(T=2)) * 0.5` is the paper's loss on labelled samples: labels reach the student's classifier only, the
     teacher the second head only, and both reach what lies below. Where half of the samples have no label, and CE is 0, it is half
-    of the paper's loss on both. Inference: alpha softmax(own) + (1 - alpha) softmax(second /
-    beta), as log-probabilities in the place of logits. `tune` chooses alpha and beta.
+    of the paper's loss on both. Inference: alpha softmax(own) + (1 - alpha) softmax(second / beta), as log-probabilities in the
+    place of logits. `tune` chooses alpha and beta.
 
     Args:
         term: Any term that reads logits only; KD(T=2) where none is named.
