@@ -15,9 +15,16 @@ from limbeck.testing.terms import assert_gradcheck, assert_sum_of_split_batches,
 from support.makers import FromTheMean, random_views, take
 
 
-@pytest.mark.parametrize("check", checks(everything()), ids=str)
-def test_contract(check: Check) -> None:
-    check()
+@pytest.mark.parametrize("row", everything(), ids=lambda row: f"{row.kind}-{row.name}")
+def test_contract(row: Row) -> None:
+    """One test a method, all its checks: a failure names those that failed."""
+    failed = []
+    for check in checks([row]):
+        try:
+            check()
+        except AssertionError as error:
+            failed.append(str(error))
+    assert not failed, "\n\n".join(failed)
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def outcome(name: str, engine: Engine, keeper: Keeper | None = None, **options: 
     }
 
 
-QUICK = ("influence, layer norm", "simultaneous", "a trained term")
+QUICK = ("influence, layer norm", "a trained term")
 """Cases of the fast test set."""
 
 
