@@ -195,11 +195,23 @@ def assert_autocast_changes_nothing(term: Term, views: Views) -> None:
 
 
 def assert_gradcheck(term: Term, views: Views) -> None:
-    """Backward, forward and second derivatives in what is the student's are those of differences, what is detached held.
+    """Backward and forward derivatives in what is the student's are those of differences, what is detached held.
 
     Along random directions, which find a wrong entry almost surely; entry by entry takes many times as long.
     """
     forward_rules()
+    value, leaves = _of_the_students(term, views)
+    assert gradcheck(value, leaves, check_forward_ad=True, fast_mode=True, check_undefined_grad=False)
+
+
+def assert_gradgradcheck(term: Term, views: Views) -> None:
+    """Second derivatives in what is the student's are those of differences, what is detached held; along random directions."""
+    value, leaves = _of_the_students(term, views)
+    assert gradgradcheck(value, leaves, fast_mode=True, check_undefined_grad=False)
+
+
+def _of_the_students(term: Term, views: Views) -> tuple[Callable[..., Tensor], list[Tensor]]:
+    """A term as a function of what is the student's, of three samples, and where it is looked at."""
     few, held = take(views, slice(0, 3)), Held()
     leaves = leaves_of(few.student)
 
@@ -208,8 +220,7 @@ def assert_gradcheck(term: Term, views: Views) -> None:
             return at(term, few, parts)
 
     value(*leaves)
-    assert gradcheck(value, leaves, check_forward_ad=True, fast_mode=True, check_undefined_grad=False)
-    assert gradgradcheck(value, leaves, fast_mode=True, check_undefined_grad=False)
+    return value, leaves
 
 
 def assert_zero_at_teacher(term: Term, views: Views) -> None:
@@ -329,6 +340,7 @@ PROPERTIES: tuple[Property, ...] = (
     assert_finite_at_extreme_numbers,
     assert_autocast_changes_nothing,
     assert_gradcheck,
+    assert_gradgradcheck,
     assert_zero_at_teacher,
     assert_zero_without_a_label,
     assert_state_round_trips,
