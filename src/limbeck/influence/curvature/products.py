@@ -145,9 +145,9 @@ def _gauss_newton_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
 
 
 def _hessian_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
-    """Sum over the batch of the Hessian of l_i times u."""
+    """Sum over the batch of the Hessian of l_i times u, backward twice: it is symmetric."""
     slope = grad(lambda own: problem.task.training_loss(lambda part: _answer(problem, own, part), batch).sum())
-    product: Vector = jvp(slope, (_own(problem),), (u,))[1]
+    (product,) = vjp(slope, _own(problem))[1](u)
     return {name: part.detach() for name, part in product.items()}
 
 
