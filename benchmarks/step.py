@@ -99,12 +99,10 @@ def pair_of(name: str, count: int) -> Pair:
     student, task = aif.distiller.student, aif.distiller.task()
     problem = Problem(student, task, [batch_of(PAIRS[name][2], solver.samples)], torch.Generator().manual_seed(0))
     turning.update(problem, 0)
-    assert aif.queries is not None
-    queries = [aif.queries]
     return Pair(
         plain=lambda: step(plain, batch),
         weighted=lambda: step(aif, batch),
-        query=lambda: solver.solve(mean_gradient(student, task.query_loss, queries)[0], problem),
+        query=lambda: solver.solve(mean_gradient(student, task.query_loss, aif.asked())[0], problem),
         renewal=lambda: solver.update(problem, 20),
         turn=lambda: turning.update(problem, 20),
     )

@@ -10,6 +10,8 @@ from torch.testing import assert_close
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.errors import ShapeError, UnsupportedModelError, UsageError
+from limbeck.influence import captured
+from limbeck.influence import rows as by_row
 from limbeck.influence.curvature.conjugate_gradient import ConjugateGradient
 from limbeck.influence.curvature.diagonal import Diagonal
 from limbeck.influence.curvature.ekfac import EKFAC
@@ -89,14 +91,17 @@ def test_rows_equal_explicit_gradients(case: Case) -> None:
 
 
 @each_case
-def test_matrix_and_scores_on_every_net(case: Case) -> None:
+def test_matrix_and_scores_on_every_net_also_sample_by_sample(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = case.make(), case.batch()
     with modes_restored(model, training=False):
         g, v = (per_sample_gradients_slow(model, loss, batch) for loss in (TASK.training_loss, TASK.query_loss))
-    (tile,) = score_matrix(model, TASK, [batch], [batch], Identity())
-    assert_close(tile.phi, -v @ g.T)
-    assert_close(score(model, TASK, [batch], [batch], Identity()).phi, -g @ v.mean(0))
-    assert_close(self_influence(model, TASK, [batch], Identity()).value, g.square().sum(1))
+    for together in (64, 1):
+        for where, name in ((captured, "FIRST"), (captured, "PIECE"), (by_row, "FIRST"), (by_row, "HELD")):
+            monkeypatch.setattr(where, name, together)
+        (tile,) = score_matrix(model, TASK, [batch], [batch], Identity())
+        assert_close(tile.phi, -v @ g.T)
+        assert_close(score(model, TASK, [batch], [batch], Identity()).phi, -g @ v.mean(0))
+        assert_close(self_influence(model, TASK, [batch], Identity()).value, g.square().sum(1))
     assert [m.training for m in model.modules()] == [m.training for m in case.make().modules()]
 
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
-from training_makers import parts, prepared, train, weighting
+from training_makers import Ran, parts, prepared, train, weighting
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
+from limbeck.influence import captured
 from limbeck.influence.captured import Capture, obstacles
 from limbeck.influence.gradients import inner_products, per_sample_gradients_slow, products_at_outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
@@ -20,6 +21,7 @@ from limbeck.losses.labels.ce import CE
 from limbeck.models.gpt import GPT
 from limbeck.models.spec import Architecture, DataSpec
 from limbeck.models.transformer import Transformer
+from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.steps.student import Student
 from support.makers import FromTheMean, generator
 from support.nets import BY_NAME, CASES, TASK, Case
@@ -59,18 +61,26 @@ def test_tangents_on_the_forward_pass_equal_explicit_gradients(case: Case) -> No
 @pytest.mark.parametrize(
     "case", [c for c in CASES if not obstacles(c.make()) and c.name not in NOT_CAPTURED], ids=lambda c: c.name
 )
-def test_captured_products_and_weighted_gradient_equal_explicit_gradients(case: Case) -> None:
+def test_captured_products_and_weighted_gradient_equal_explicit_gradients(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     model, q, rng, rows = explicit(case)
+    monkeypatch.setattr(captured, "POSITIONS", 2)  # some linear layers have their samples' gradients formed, others not
     batch, capture = case.batch(), Capture(model)
     weights = torch.rand(len(batch), generator=generator(1), dtype=torch.float64) * 2
-    with random_state(rng), capture.recording(len(batch)):
-        answer = model(batch)
-    capture.backward(TASK.training_loss(lambda _: answer, batch).mean())
-    assert_close(capture.products(q, len(batch)), rows @ flatten(q), rtol=1e-9, atol=1e-9)
     wanted = unflatten(weights @ rows / len(batch), trainable(model))
-    found = capture.gradients(weights)
-    for name, part in wanted.items():
-        assert_close(found.get(name, torch.zeros_like(part)), part, rtol=1e-9, atol=1e-9)
+
+    def backward(loss: Tensor) -> Tensor:
+        capture.backward(loss)
+        return capture.products(q, len(batch))
+
+    ways = [backward, lambda loss: capture.backward_along(loss, q, len(batch), keep=True)]
+    for way in (*ways, ways[1]):  # what is written into the same room again is as right
+        with random_state(rng), statistics_untouched(model), capture.recording(len(batch)):
+            answer = model(batch)
+        products = way(TASK.training_loss(lambda _, answer=answer: answer, batch).mean())
+        assert_close(products, rows @ flatten(q), rtol=1e-9, atol=1e-9)
+        found = capture.gradients(weights)
+        for name, part in wanted.items():
+            assert_close(found.get(name, torch.zeros_like(part)), part, rtol=1e-9, atol=1e-9)
 
 
 def test_positions_that_all_samples_share_are_captured_for_each() -> None:
@@ -185,6 +195,23 @@ def test_a_run_is_the_same_by_every_way(kind: str) -> None:
     for way in ("carried", "auto") if mixing else ("captured", "carried", "auto"):
         for name, part in student(way).items():
             assert_close(part, wanted[name], rtol=1e-9, atol=1e-10, msg=lambda text, way=way: f"{way}: {text}")
+
+
+@pytest.mark.parametrize("kind", ["layernorm", "dropout"])
+def test_the_teacher_moves_alike_by_every_way_and_answers_once(kind: str) -> None:
+    calls = []
+
+    def run(way: str) -> Ran:
+        made = parts(kind=kind, weights=weighting(way=way), trained=True, double=True)
+        made.distiller.teacher.tapped.model.register_forward_hook(lambda *_: calls.append(way))  # type: ignore[union-attr]
+        return train(made, Simultaneous(feedback=0.5))
+
+    wanted = run("separate")
+    assert len(calls) <= len(wanted.records) + 2  # a look or two before the first step
+    for way in ("captured", "carried"):
+        found = run(way)
+        assert_close(found.teacher, wanted.teacher, rtol=1e-9, atol=1e-11)
+        assert_close(found.student, wanted.student, rtol=1e-9, atol=1e-11)
 
 
 def test_the_way_is_kept_and_can_be_named() -> None:

@@ -74,9 +74,8 @@ def score(
 
 
 def _check(folder: Path, *, resume: bool, replace: bool) -> None:
-    from limbeck.experiment.folder import check_finished
-
-    check_finished(folder)
+    if not (folder / "result.json").is_file():
+        raise UsageError(f"score: {folder} is no finished run folder; make one with `limbeck run`, such as `limbeck run digits`.")
     if resume and replace:
         raise UsageError("score: --resume goes on and --replace begins anew; leave one of them out.")
 

@@ -59,8 +59,6 @@ def split(
         test_seed: Decides the test split, so that it stays the same for all seeds of a run.
         rare: Classes with fewer rows than this, outside what the source fixes, are trained on and cut into no other part.
 
-    Rows without a label are trained on and cut into no other part; shares are of the others.
-
     Where rows follow others (`Source.follows`), the parts are cut among those that follow themselves, shares are of these, and
     each training row brings its followers with it.
 
@@ -69,8 +67,6 @@ def split(
     seed, test_seed = seed_of(seed, "split"), seed_of(test_seed, "split: test")
     strata, test_rows, named = source.strata, source.test_rows, source.query_rows
     leading = source.leading
-    blank = leading[~source.labelled[leading]]
-    leading = leading[source.labelled[leading]]
     common = _common(source, leading, strata, rare)
 
     def cuttable(rows: Tensor) -> Tensor:
@@ -78,17 +74,17 @@ def split(
 
     if test_rows is None:
         free = cuttable(leading if named is None else _without(leading, named))
-        test_rows = stratified(source, free, strata, size_of(test, len(leading), "test"), "test", test_seed)
+        test_rows = _stratified(source, free, strata, _size(test, len(leading), "test"), "test", test_seed)
     training = _without(leading, test_rows if named is None else torch.cat([test_rows, named]))
-    wanted = size_of(validation, len(training), "validation")
-    held = stratified(source, cuttable(training), strata, wanted, "validation", seed)
+    wanted = _size(validation, len(training), "validation")
+    held = _stratified(source, cuttable(training), strata, wanted, "validation", seed)
     rest = _without(training, held)
     if named is None:
-        size = size_of(query, len(training), "query")
+        size = _size(query, len(training), "query")
         chosen = _balanced(source, cuttable(rest), strata, common.nonzero().flatten(), size, seed)
     else:
         chosen = named
-    parts = (source.led_by(torch.cat([_without(rest, chosen), blank])), chosen, held, test_rows)
+    parts = (source.led_by(_without(rest, chosen)), chosen, held, test_rows)
     return Splits(*(part.sort().values for part in parts))
 
 
@@ -110,7 +106,7 @@ def _common(source: Source, leading: Tensor, strata: Tensor, rare: int) -> Tenso
     return sizes >= rare
 
 
-def size_of(value: int | float, total: int, part: str) -> int:
+def _size(value: int | float, total: int, part: str) -> int:
     """How many rows a count or a share of the total means.
 
     Raises:
@@ -126,7 +122,7 @@ def size_of(value: int | float, total: int, part: str) -> int:
     return count
 
 
-def stratified(source: Source, rows: Tensor, strata: Tensor, count: int, part: str, seed: int) -> Tensor:
+def _stratified(source: Source, rows: Tensor, strata: Tensor, count: int, part: str, seed: int) -> Tensor:
     """`count` of the rows, every class in its share.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
-from limbeck.core.errors import RunError
+from limbeck.core.errors import RunError, UsageError
 from limbeck.data.loader import Loader
 from limbeck.data.validity import check
 from limbeck.distiller import Distiller
@@ -91,7 +91,8 @@ def kept(folder: Path, *, allow_python: bool = False) -> Kept:
         UsageError: The folder is no finished run.
         RunError: The folder is damaged.
     """
-    files.check_finished(folder)
+    if not (folder / files.RESULT).is_file():
+        raise UsageError(f"score: {folder} is no finished run folder; make one with `limbeck run`, such as `limbeck run digits`.")
     content = files.read_json(folder / files.RESULT)
     recipe = load(folder / files.RECIPE, allow_python=allow_python)
     torch.set_num_threads(recipe.threads)

@@ -7,7 +7,7 @@ batch do not meet inside the model; `ways.choose` finds out, by comparing with t
 One file, though over 300 lines: what is captured of a layer, and the three things that are made of it, must change together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from limbeck.core.batch import Batch
 from limbeck.influence.vectors import Vector, trainable
 
 Leaf = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Embedding | nn.LayerNorm | nn.GroupNorm | _BatchNorm
 """Layers that are linear in their parameters and keep the samples of a batch apart (batch normalisation in evaluation mode)."""
 
-PIECE = 2**20
+PIECE = 2**22
 """Numbers captured of samples that go through a model together in a scoring pass."""
+FIRST = 64
+"""Samples that go together before it is known how many numbers are captured of each."""
 
 POSITIONS, GROWTH = 32, 2
 """A linear layer's gradients are formed sample by sample, in one product for scores and step, from this many positions of a
@@ -40,13 +41,16 @@ class Call:
         layer: The layer.
         inputs: What went in, detached.
         output: What came out, with its graph.
-        gradient: The gradient of the losses' mean at the output, [B, ...]; filled in by `Capture.backward`.
-        each: Every sample's gradient of its share of the mean in weight and bias, [B, ...], where `Capture.products` formed it.
+        first: Whether no trained layer comes before it.
+        gradient: The gradient of the losses' mean at the output, [B, ...]; filled in by a backward pass that keeps it.
+        each: Every sample's gradient of its share of the mean in weight and bias, [B, ...], where `backward_along` formed it;
+            a linear layer's weight lies on its side, [B, inputs, outputs], which is quicker to form.
     """
 
     layer: Leaf
     inputs: Tensor
     output: Tensor
+    first: bool
     gradient: Tensor | None = None
     each: tuple[Tensor | None, Tensor | None] | None = None
 
@@ -77,9 +81,12 @@ class Capture:
 
     Args:
         model: Whose trainable parameters matter.
+        scratch: Room for samples' gradients that are kept until the weights are known, by the number of the call. Whoever takes
+            step after step hands the same in: memory that is asked for anew each time costs more than what is written into it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, scratch: dict[int, Tensor] | None = None) -> None:
+        self.scratch = {} if scratch is None else scratch
         self.parameters = trainable(model)
         self.names = {id(part): name for name, part in self.parameters.items()}
         self.layers = [
@@ -101,10 +108,11 @@ class Capture:
 
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
             assert isinstance(layer, Leaf)
-            x = (inputs or tuple(named.values()))[0].detach()
+            x = (inputs or tuple(named.values()))[0]
+            x, first = x.detach(), not x.requires_grad
             if isinstance(layer, nn.Embedding) and (len(output) == 1 or output.dim() == 2) and len(output) != count:
                 x, output = (part.expand(count, *part.shape[part.dim() - kept :]) for part, kept in ((x, 1), (output, 2)))
-            self.calls.append(Call(layer, x, output))
+            self.calls.append(Call(layer, x, output, first))
             return output.clone() if self.in_place else output  # an activation in place then changes the copy
 
         handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in self.layers]
@@ -115,10 +123,10 @@ class Capture:
                 handle.remove()
         self.size = sum(call.inputs.numel() + call.output.numel() for call in self.calls) // count
 
-    def pieces(self, batch: Batch) -> list[Batch]:
-        """The batch, cut where what is captured of it would no longer fit a processor's cache; as it is before a first call."""
-        count = -(-len(batch) * self.size // PIECE)
-        return batch.split(count) if count > 1 else [batch]
+    @property
+    def together(self) -> int:
+        """How many samples to take together, going by what was captured last, so that it fits a processor's cache."""
+        return max(1, PIECE // self.size) if self.size else FIRST
 
     def backward(self, loss: Tensor) -> None:
         """Fill in the gradients at the layers' outputs.
@@ -139,17 +147,43 @@ class Capture:
             q: The direction, by parameter name.
             count: B.
         """
-        total: Tensor | None = None
+        parts = [
+            _along(call, call.gradient, *self._own(call.layer, q), count) for call in self.calls if call.gradient is not None
+        ]
+        return _sum(parts) * count
+
+    def backward_along(self, loss: Tensor, q: Vector, count: int, *, keep: bool = False) -> Tensor:
+        """`backward` and `products` in one: each layer's products are taken when its output gradient comes by, and is at hand.
+
+        Args:
+            loss: As for `backward`.
+            q: As for `products`.
+            count: B.
+            keep: Whether `gradients` will follow; else nothing of the layers is kept.
+        """
+        parts: list[Tensor | None] = []
+
+        def passing(number: int, call: Call) -> Callable[[Tensor], None]:
+            def hook(d: Tensor) -> None:
+                own = self._own(call.layer, q)
+                call.each = self._each(number, call, d, count) if keep else None
+                parts.append(_along(call, d, *own, count) if call.each is None else _dot(call, own, count))
+                if keep and call.each is None:
+                    call.gradient = d
+                else:
+                    call.inputs = call.inputs.new_empty(0)
+
+            return hook
+
+        handles = [call.output.register_hook(passing(number, call)) for number, call in enumerate(self.calls)]  # type: ignore[no-untyped-call]
+        try:
+            torch.autograd.grad(loss, [call.output for call in self.calls if call.first], allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
         for call in self.calls:
-            if call.gradient is None:
-                continue
-            own = self._own(call.layer, q)
-            call.each = _each(call, call.gradient, own, count)
-            part = _along(call, call.gradient, *own, count) if call.each is None else _dot(call.each, own, count)
-            if part is not None:
-                total = part if total is None else total + part
-        assert total is not None
-        return total * count
+            call.output = call.output.detach()
+        return _sum(parts) * count
 
     @torch.no_grad()
     def gradients(self, weights: Tensor) -> Vector:
@@ -160,43 +194,49 @@ class Capture:
         """
         total: Vector = {}
         for call in self.calls:
-            if call.gradient is None:
-                continue
-            if call.each is None:
+            if call.each is not None:
+                weight, bias = call.each
+                parts = (_turned(call.layer, _weighted(weights, weight)), _weighted(weights, bias))
+            elif call.gradient is not None:
                 scaled = call.gradient * weights.to(call.gradient.dtype).view(-1, *[1] * (call.gradient.dim() - 1))
                 parts = _backward(call.layer, call.inputs, scaled)
             else:
-                weight, bias = call.each
-                parts = (_weighted(weights, weight), _weighted(weights, bias))
+                continue
             for part, own in zip((call.layer.weight, getattr(call.layer, "bias", None)), parts, strict=True):
                 name = self.names.get(id(part))
                 if name is not None and own is not None:
                     total[name] = own if name not in total else total[name] + own
         return total
 
+    def _each(self, number: int, call: Call, d: Tensor, count: int) -> tuple[Tensor | None, Tensor | None] | None:
+        """Every sample's gradient in weight and bias, [B, ...]; None where to form it is not the cheapest.
+
+        Weighted and summed it is the step's gradient too, so that nothing else of the call is needed.
+        """
+        layer, x = call.layer, call.inputs
+        w, b = (self.names.get(id(part)) for part in (layer.weight, getattr(layer, "bias", None)))
+        if isinstance(layer, nn.Linear) and w is not None:
+            rows, slopes = x.reshape(count, -1, x.shape[-1]), d.reshape(count, -1, d.shape[-1])
+            if rows.shape[1] < POSITIONS or layer.weight.numel() > GROWTH * rows.shape[1] * sum(layer.weight.shape):
+                return None
+            room = self._room(number, torch.Size((count, x.shape[-1], d.shape[-1])), d)
+            return torch.bmm(rows.transpose(1, 2), slopes, out=room), None if b is None else slopes.sum(1)
+        if isinstance(layer, nn.LayerNorm | nn.GroupNorm | _BatchNorm) and w is not None:
+            return _per_sample(layer, d * normalised(layer, x), count), None if b is None else _per_sample(layer, d, count)
+        return None
+
+    def _room(self, number: int, shape: torch.Size, like: Tensor) -> Tensor:
+        """Scratch of this shape; the old one where it fits."""
+        old = self.scratch.get(number)
+        if old is None or old.shape != shape or old.dtype != like.dtype or old.device != like.device:
+            self.scratch[number] = old = like.new_empty(shape)
+        return old
+
     def _own(self, layer: Leaf, q: Vector) -> tuple[Tensor | None, Tensor | None]:
         """A layer's part of a vector: weight and bias, None for what is not trained."""
         names = (self.names.get(id(layer.weight)), self.names.get(id(getattr(layer, "bias", None))))
         weight, bias = (None if name is None else q.get(name) for name in names)
         return weight, bias
-
-
-def _each(
-    call: Call, d: Tensor, q: tuple[Tensor | None, Tensor | None], count: int
-) -> tuple[Tensor | None, Tensor | None] | None:
-    """Every sample's gradient in weight and bias, [B, ...]; None where to form it is not the cheapest.
-
-    Weighted and summed it is the step's gradient too, so that nothing else of the call is needed.
-    """
-    layer, x, (w, b) = call.layer, call.inputs, q
-    if isinstance(layer, nn.Linear) and w is not None:
-        rows, slopes = x.reshape(count, -1, x.shape[-1]), d.reshape(count, -1, d.shape[-1])
-        if rows.shape[1] < POSITIONS or w.numel() > GROWTH * rows.shape[1] * (w.shape[0] + w.shape[1]):
-            return None
-        return torch.bmm(slopes.transpose(1, 2), rows), None if b is None else slopes.sum(1)
-    if isinstance(layer, nn.LayerNorm | nn.GroupNorm | _BatchNorm) and w is not None:
-        return _per_sample(layer, d * normalised(layer, x), count), None if b is None else _per_sample(layer, d, count)
-    return None
 
 
 def _per_sample(layer: nn.LayerNorm | nn.GroupNorm | _BatchNorm, values: Tensor, count: int) -> Tensor:
@@ -206,9 +246,22 @@ def _per_sample(layer: nn.LayerNorm | nn.GroupNorm | _BatchNorm, values: Tensor,
     return values.reshape(count, -1, values.shape[1], values.shape[2:].numel()).sum((1, 3))
 
 
-def _dot(each: tuple[Tensor | None, Tensor | None], q: tuple[Tensor | None, Tensor | None], count: int) -> Tensor | None:
+def _sum(parts: Sequence[Tensor | None]) -> Tensor:
+    """The sum of those that are there."""
+    there = [part for part in parts if part is not None]
+    return sum(there[1:], there[0])
+
+
+def _turned(layer: Leaf, weight: Tensor | None) -> Tensor | None:
+    """A weight as its samples' gradients lie, and back."""
+    return weight.t().contiguous() if weight is not None and isinstance(layer, nn.Linear) else weight
+
+
+def _dot(call: Call, q: tuple[Tensor | None, Tensor | None], count: int) -> Tensor | None:
     """The inner product of every sample's gradient with the direction, [B]."""
-    pairs = [(g, v) for g, v in zip(each, q, strict=True) if g is not None and v is not None]
+    assert call.each is not None
+    along = (_turned(call.layer, q[0]), q[1])
+    pairs = [(g, v) for g, v in zip(call.each, along, strict=True) if g is not None and v is not None]
     parts = [g.reshape(count, -1).to(v.dtype) @ v.reshape(-1) for g, v in pairs]
     return sum(parts[1:], parts[0]) if parts else None
 

@@ -20,7 +20,7 @@ from limbeck.influence.curvature.solver import Solver
 from limbeck.influence.gradients import mean_gradient, per_sample_gradients_slow
 from limbeck.influence.packing import Packed, Packing
 from limbeck.influence.prepared import Prepared, dtype_of, each_batch, prepare
-from limbeck.influence.rows import Rows, Written
+from limbeck.influence.rows import Written, rows_of
 from limbeck.influence.task import Task
 from limbeck.influence.vectors import Vector, trainable
 
@@ -177,7 +177,8 @@ def _query_gradients(ready: Prepared, few: Batch) -> tuple[Vector, Tensor]:
     if ready.query_way.way == "captured":
         with torch.no_grad():
             values = loss(model, few)
-        return Rows(model, loss, few).whole(), values
+        parts = [piece.whole() for piece in rows_of(model, loss, few)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, values
     ones = [mean_gradient(model, loss, [few.take(slice(row, row + 1))]) for row in range(len(few))]
     rows = {name: torch.stack([v[name] for v, _ in ones]) for name in ones[0][0]}
     return rows, torch.tensor([value for _, value in ones], dtype=dtype_of(model), device=few.index.device)
@@ -186,8 +187,8 @@ def _query_gradients(ready: Prepared, few: Batch) -> tuple[Vector, Tensor]:
 def _against(ready: Prepared, chunks: list[dict[str, Packed]], batch: Batch) -> Tensor:
     """-<q_k, g_i> for all directions of a tile, [t, B]."""
     if ready.way.way == "captured":
-        rows = Rows(ready.model, ready.task.training_loss, batch)
-        return -torch.cat([rows.products(partial(_unpacked, own)) for own in chunks])
+        pieces = rows_of(ready.model, ready.task.training_loss, batch)
+        return -torch.cat([torch.cat([rows.products(partial(_unpacked, own)) for own in chunks]) for rows in pieces], 1)
     found = []
     for own in chunks:
         whole_ones = {name: part.unpack() for name, part in own.items()}
@@ -272,7 +273,7 @@ def energies(ready: Prepared, batch: Batch) -> Tensor:
     rows = max(1, MEMORY // (WORK * size))
     pieces = [batch] if ready.task.coupled else batch.split(-(-len(batch) // rows))
     if ready.way.way == "captured":
-        return torch.cat([ready.solver.energies(Rows(model, loss, piece), ready.problem) for piece in pieces])
+        return torch.cat([ready.solver.energies(rows, ready.problem) for piece in pieces for rows in rows_of(model, loss, piece)])
     found = []
     for piece in pieces:
         ones = [piece] if ready.task.coupled else piece.split(len(piece))

@@ -4,7 +4,7 @@ One forward and one backward pass give all (`captured.py`). Inner products with 
 layer; of the two orders of multiplication the one with fewer operations is chosen by shape. Exact where captured products are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 import torch
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
-from limbeck.influence.captured import Call, Capture, gain_and_shift
+from limbeck.influence.captured import FIRST, Call, Capture, gain_and_shift
 from limbeck.influence.curvature.capture import Block
 from limbeck.influence.gradients import Loss
 from limbeck.influence.vectors import Vector
 
 NUMBERS = 2**24
 """Most numbers of per-sample gradients that are written out at a time, of one layer."""
+HELD = 2**21
+"""About how many numbers the layers may hold of the samples that go through the model together."""
 Own = Callable[[str], Tensor | None]
 """K directions' part for a parameter, [K, ...]; None where none of them moves it."""
 
@@ -44,7 +46,7 @@ class Rows:
             if not capture.calls:
                 raise UnsupportedModelError(f"influence: no layer of {type(model).__name__} was called; score the plain module.")
             capture.backward(loss(lambda _: answer, batch).sum())
-        self.count = len(batch)
+        self.count, self.size = len(batch), capture.size
         self.parameters = capture.parameters
         self.ids = capture.names
         self.calls = [call for call in capture.calls if call.gradient is not None]
@@ -161,6 +163,15 @@ class Rows:
             if rows_of is not None and gradient is not None
         ]
         return torch.stack(parts).sum(0)
+
+
+def rows_of(model: nn.Module, loss: Loss, batch: Batch) -> Iterator[Rows]:
+    """The rows of a batch some samples at a time, as many as `HELD` allows; arguments and errors are those of `Rows`."""
+    start, count = 0, FIRST
+    while start < len(batch):
+        piece = Rows(model, loss, batch.take(slice(start, start + count)))
+        yield piece
+        start, count = start + piece.count, max(1, HELD // max(1, piece.size))
 
 
 @final

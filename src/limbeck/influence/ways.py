@@ -109,10 +109,12 @@ def scoring_pass(way: StepWay, model: nn.Module, loss: Loss, *, coupled: bool) -
         capture = Capture(model)
 
         def captured(batch: Batch, q: Vector) -> Tensor:
-            pieces, kept = capture.pieces(batch), []
-            for piece in pieces:
+            kept, start = [], 0
+            while start < len(batch):
+                piece = batch.take(slice(start, start + capture.together))
                 kept.append(_captured(model, loss, piece, q, capture))
                 capture.calls.clear()
+                start += len(piece)
             return torch.cat(kept) if len(kept) > 1 else kept[0]
 
         return captured
@@ -131,8 +133,7 @@ def _captured(student: nn.Module, loss: Loss, batch: Batch, q: Vector, capture: 
     with torch.enable_grad():
         with capture.recording(len(batch)):
             answer = student(batch)
-        capture.backward(loss(lambda _: answer, batch).mean())
-    return capture.products(q, len(batch))
+        return capture.backward_along(loss(lambda _: answer, batch).mean(), q, len(batch))
 
 
 def _carried(student: nn.Module, loss: Loss, batch: Batch, q: Vector, coupled: bool) -> Tensor:

@@ -84,7 +84,6 @@ class AdaptiveReplay:
     """
 
     trains_teacher = False
-    writes = True
 
     def __init__(
         self,

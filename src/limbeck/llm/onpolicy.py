@@ -52,7 +52,6 @@ class OnPolicy:
     """
 
     trains_teacher = False
-    writes = True
 
     def __init__(
         self,

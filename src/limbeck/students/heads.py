@@ -6,8 +6,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.checks import one_of
-from limbeck.core.errors import ShapeError
+from limbeck.core.errors import ShapeError, UsageError
 
 Kind = Literal["linear", "mlp", "identity", "exit"]
 
@@ -17,8 +16,14 @@ DROPOUT = 0.1
 
 
 def head_name(value: str, who: str) -> Kind:
-    """The value when it is the name of a head."""
-    return cast(Kind, one_of(value, get_args(Kind), f"{who}: head"))
+    """The value when it is the name of a head.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if value not in get_args(Kind):
+        raise UsageError(f"{who}: head must be one of {', '.join(get_args(Kind))}, got {value!r}.")
+    return cast(Kind, value)
 
 
 def make_head(kind: Kind, features: Tensor, classes: int, *, halvings: int = 0, last: int = 0) -> nn.Module:

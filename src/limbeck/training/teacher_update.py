@@ -16,12 +16,13 @@ from limbeck.core.checks import fraction, not_negative, one_of, positive
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Outputs, Views
 from limbeck.functional.divergences import cross_entropy, kd_divergence, token_mean
-from limbeck.influence.gradients import logit_tangents, mean_gradient
-from limbeck.influence.restoring import random_state
+from limbeck.influence.captured import Capture
+from limbeck.influence.gradients import at, logit_tangents, mean_gradient
+from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, combine, trainable
 from limbeck.teachers.single import Single
 from limbeck.training.training import Training
-from limbeck.training.weighted import Part, average_gradients, look_at, weigh
+from limbeck.training.weighted import Part, average_gradients, look_at, part_loss, weigh
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,24 @@ def lookahead(training: Training) -> Vector:
     return combine({name: part.detach() for name, part in own.items()}, -training.learning_rate, gradient)
 
 
+def captured_look(training: Training, part: Part, parameters: Vector) -> tuple[Tensor, Outputs, Capture]:
+    """As `look_at` for a batch not cut, by a pass that is captured: inner products with any direction are then at hand."""
+    student, capture = training.distiller.student, Capture(training.distiller.student)
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    with torch.enable_grad(), statistics_untouched(student), random_state(part.rng):
+        with training.engine.autocast(), capture.recording(len(part.batch)):
+            seen = at(student, leaves)(part.batch)
+        values = part_loss(training, part)(lambda _: seen, part.batch)
+        capture.backward(values.mean())
+    return values.detach(), seen.detach(), capture
+
+
+def captures(training: Training, parts: list[Part]) -> bool:
+    """Whether a pass over these parts may be captured, going by what the student's steps have found out."""
+    found = training.way is not None and training.way.way == "captured"
+    return found and len(parts) == 1 and training.engine.processes == 1
+
+
 def teacher_backward(
     training: Training, teacher: Single, rule: TeacherRule, parts: list[Part], student_weights: Tensor, *, weighted: bool
 ) -> None:
@@ -106,9 +125,13 @@ def teacher_backward(
         weighted: Whether the teacher's samples are weighted by their influence at the lookahead.
     """
     ahead = lookahead(training)
-    losses, seen = look_at(training, parts, ahead)
     queried = query_gradient(training, ahead) if rule.feedback > 0 else None
-    weights = weigh(training, parts, losses, ahead, queried=queried) if weighted else torch.ones_like(student_weights)
+    if weighted and captures(training, parts):
+        losses, answer, capture = captured_look(training, parts[0], ahead)
+        seen, weights = [answer], weigh(training, parts, losses, ahead, queried=queried, capture=capture)
+    else:
+        losses, seen = look_at(training, parts, ahead)
+        weights = weigh(training, parts, losses, ahead, queried=queried) if weighted else torch.ones_like(student_weights)
     _backward(training, teacher, rule, parts, seen, weights, student_weights, None if queried is None else queried[0])
 
 
@@ -150,7 +173,7 @@ def _backward(
     count, start = len(student_weights), 0
     for part, student in zip(parts, seen, strict=True):
         rows = slice(start, start + len(part.batch))
-        answer = cast(Outputs, teacher.tapped(part.batch))
+        answer = part.taught or cast(Outputs, teacher.tapped(part.batch))
         loss = (weights[rows] * rule.loss(answer.logits, student.logits, part.batch)).sum() / count
         if pull is not None:
             loss = loss + rule.feedback * feedback(training, part, answer.logits, student_weights[rows], pull, count)
@@ -198,4 +221,4 @@ def query_gradient(training: Training, parameters: Vector | None = None) -> tupl
         raise UsageError("teacher update: feedback needs a query set, but the run has none; pass queries=... to fit.")
     distiller = training.distiller
     with random_state(torch.get_rng_state()):  # the next step's dropout masks stay as they are
-        return mean_gradient(distiller.student, distiller.task().query_loss, [training.queries], parameters)
+        return mean_gradient(distiller.student, distiller.task().query_loss, training.asked(), parameters)

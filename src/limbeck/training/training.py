@@ -13,6 +13,7 @@ from limbeck.core.errors import RunError
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
+from limbeck.influence.pieces import Pieces
 from limbeck.influence.ways import Choice
 
 
@@ -55,6 +56,7 @@ class Training:
         queries: The query set on the device, None where there is none.
         number: Optimiser steps taken.
         way: How weighted steps get their inner products; None until the first one has chosen.
+        scratch: Room that captured steps write into, kept from step to step.
     """
 
     distiller: Distiller
@@ -68,14 +70,20 @@ class Training:
     queries: Batch | None = None
     number: int = 0
     way: Choice | None = None
+    scratch: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._cut = Pieces(self.distiller.student, self.distiller.task().query_loss)
         self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     @property
     def learning_rate(self) -> float:
         """The student's learning rate at this step."""
         return self.base_rates[0] * self.rate(self.number, self.steps)
+
+    def asked(self) -> list[Batch]:
+        """The query set, in the pieces in which it goes through the student; none where there is no query set."""
+        return [] if self.queries is None else self._cut(self.queries)
 
     def apply(self) -> None:
         """Clip, step, forget the gradients."""
@@ -99,15 +107,9 @@ class Training:
 
 
 class Update(Protocol):
-    """One training step: from a batch to updated parameters.
-
-    Attributes:
-        trains_teacher: Whether it updates the teacher.
-        writes: Whether it trains on tokens that a model draws, of which it sees that they are what the terms ask for.
-    """
+    """One training step: from a batch to updated parameters."""
 
     trains_teacher: bool
-    writes: bool
 
     def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
         """Get ready before the first step; `resumed` says that a checkpoint follows, so that long work is not done twice."""

@@ -1,6 +1,6 @@
 """A weighted step of the student: forward, scores, weights, backward, in parts where the batch is cut.
 
-Just over 300 lines: the ways to a step share what they are made of, and must stay equal to each other.
+Over 300 lines: the ways to a step share what they are made of, and must stay equal to each other.
 """
 
 import math
@@ -24,6 +24,7 @@ from limbeck.influence.tangents import Tangents
 from limbeck.influence.task import Forward
 from limbeck.influence.vectors import Vector
 from limbeck.influence.ways import StepWay, choose
+from limbeck.teachers.single import Single
 from limbeck.training.training import Record, Training
 from limbeck.weighting.weighting import Step
 
@@ -37,21 +38,33 @@ class Part:
         teacher: What the teacher answered.
         rng: The state of the random numbers.
         student: What the student answered in the step's own pass, detached; None before it.
+        taught: What the teacher answered, with its graph, where the step is to move the teacher and the batch is not cut.
     """
 
     batch: Batch
     teacher: Outputs | None
     rng: Tensor
     student: Outputs | None = None
+    taught: Outputs | None = None
 
 
-def parts_of(training: Training, batch: Batch) -> list[Part]:
-    """Cut the batch for accumulation and ask the teacher; each part's random numbers are fixed here."""
-    pieces = batch.split(training.accumulate) if training.accumulate > 1 else [batch]
+def parts_of(training: Training, batch: Batch, moved: Single | None = None) -> list[Part]:
+    """Cut the batch for accumulation and ask the teacher; each part's random numbers are fixed here.
+
+    Args:
+        training: The run.
+        batch: This process's samples.
+        moved: The teacher where the step moves it too: its one pass through a batch that is not cut then serves both.
+    """
+    pieces, distiller = batch.split(training.accumulate) if training.accumulate > 1 else [batch], training.distiller
+    if moved is not None and len(pieces) == 1 and "teacher" in distiller.objective.needs:
+        with training.engine.autocast():
+            taught: Outputs = moved.tapped(batch)
+        return [Part(batch, taught.detach(), torch.get_rng_state(), taught=taught)]
     found = []
     for piece in pieces:
         with training.engine.autocast():
-            teacher = training.distiller.teach(piece)
+            teacher = distiller.teach(piece)
         found.append(Part(piece, teacher, torch.get_rng_state() if len(pieces) == 1 else _fresh_random_state()))
     return found
 
@@ -79,6 +92,7 @@ def weigh(
     parameters: Vector | None = None,
     known: tuple[Vector, Tensor] | None = None,
     queried: tuple[Vector, float] | None = None,
+    capture: Capture | None = None,
 ) -> Tensor:
     """The weights of a batch's samples, normalised over the whole batch, however it is cut.
 
@@ -89,6 +103,7 @@ def weigh(
         parameters: Other student parameters than its own, for a lookahead.
         known: A direction and the inner products with it, where they are at hand.
         queried: The gradient of the mean query loss at the lookahead, and that loss, where they are at hand.
+        capture: What was captured of the batch at the lookahead, where it was and the batch is not cut.
     """
     distiller = training.distiller
     student = distiller.student
@@ -96,6 +111,8 @@ def weigh(
     def dot(q: Vector) -> Tensor:
         if known is not None and known[0] is q:
             return full_precision(known[1])
+        if capture is not None:
+            return full_precision(capture.products(q, len(parts[0].batch)))
         rows = []
         for part in parts:
             loss, coupled = part_loss(training, part), distiller.objective.coupled
@@ -138,7 +155,9 @@ def look_at(training: Training, parts: list[Part], parameters: Vector | None = N
     return torch.cat(rows), seen
 
 
-def weighted_backward(training: Training, batch: Batch, weights: Tensor | None = None) -> tuple[Record, list[Part]]:
+def weighted_backward(
+    training: Training, batch: Batch, weights: Tensor | None = None, moved: Single | None = None
+) -> tuple[Record, list[Part]]:
     """Forward, weights, backward: afterwards the student's gradient is that of (1/B) sum_i w_i L_i over all processes.
 
     Gives the record, and the parts of the batch with the student's answers.
@@ -149,12 +168,13 @@ def weighted_backward(training: Training, batch: Batch, weights: Tensor | None =
         training: The run.
         batch: This process's samples.
         weights: [B] to use; None asks the distiller's weighting.
+        moved: The teacher where the step moves it too.
 
     Raises:
         RunError: The loss became NaN or infinite.
     """
     distiller, engine = training.distiller, training.engine
-    parts = parts_of(training, batch)
+    parts = parts_of(training, batch, moved)
     amounts = distiller.amounts(batch, engine.gather)
     if weights is None and distiller.weighting.constant:
         weights = torch.ones(len(batch), device=batch.index.device)
@@ -215,16 +235,16 @@ def _way(training: Training, parts: list[Part], q: Vector | None) -> StepWay:
 def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor | None = None) -> tuple[Record, Part]:
     """One backward pass to the layers' outputs; scores, weights and the weighted gradient are made of what was captured there."""
     distiller, engine, count = training.distiller, training.engine, len(part.batch)
-    capture, ones = Capture(distiller.student), torch.ones(count, device=part.batch.index.device)
+    capture, ones = Capture(distiller.student, training.scratch), torch.ones(count, device=part.batch.index.device)
     with engine.autocast(), capture.recording(count):
         views = Views(training.student(part.batch), part.teacher, part.batch)
     before = torch.get_rng_state()
     with engine.autocast():
         loss = distiller.loss(views, ones)
-    capture.backward(loss.total)
+    products = capture.backward_along(loss.total, q, count, keep=True)
     values, coefs = loss.values.detach(), distiller.objective.coefs
     losses = (coefs.to(values.dtype).unsqueeze(1) * values).sum(0)
-    weights = weigh(training, [part], losses, known=(q, capture.products(q, count)))
+    weights = weigh(training, [part], losses, known=(q, products))
     counting = _times(weights, amounts)
     for name, gradient in capture.gradients(counting).items():
         own = capture.parameters[name]

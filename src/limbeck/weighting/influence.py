@@ -17,6 +17,7 @@ from limbeck.core.errors import DataError, RunError
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Later, Problem, Solver
 from limbeck.influence.gradients import mean_gradient
+from limbeck.influence.pieces import Pieces
 from limbeck.influence.restoring import random_state
 from limbeck.influence.scores import score
 from limbeck.influence.vectors import Vector
@@ -106,6 +107,7 @@ class InfluenceWeighting(Weighting):
         if setting.queries is None or not len(setting.queries):
             raise DataError("InfluenceWeighting: the query set is empty; set query to at least 1 (200 or more is good).")
         self.guard = Guard(setting.classes)
+        self._cut = Pieces(setting.student, setting.task.query_loss)
         self._q, self._renewed, self._looked, self._scores = None, 0, None, None
         self._q_ahead, self._renewed_ahead = None, 0
         self._figures, self._shares, self._table = {}, [], Table(self.epochs or 1)
@@ -222,7 +224,7 @@ class InfluenceWeighting(Weighting):
         """Q and the mean query loss, at the student's own or at other parameters."""
         student, loss = self.setting.student, self.setting.task.query_loss
         with self._apart(number):
-            v, query_loss = queried or mean_gradient(student, loss, [self._queries(number)], parameters)
+            v, query_loss = queried or mean_gradient(student, loss, self._cut(self._queries(number)), parameters)
             return self.solver.solve(v, self._problem(number, self.samples)), query_loss
 
     def _apart(self, number: int) -> AbstractContextManager[None]:

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from limbeck.align.projectors import channels, normalised
 from limbeck.core.checks import positive
+from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Scene
 from limbeck.functional.divergences import full_precision
 from limbeck.functional.pooling import same_size
-from limbeck.losses.features.term import FeatureTerm, same_kind
+from limbeck.losses.features.term import FeatureTerm
 
 
 @final
@@ -51,9 +52,14 @@ class AB(FeatureTerm):
         self.connectors = nn.ModuleList()
 
     def build(self, scene: Scene) -> None:
-        """Make a connector for every stage."""
+        """Make a connector for every stage.
+
+        Raises:
+            ShapeError: The two sides of a stage differ in kind.
+        """
         for student, teacher in self.stages(scene.views):
-            same_kind(student, teacher, "AB")
+            if student.dim() != teacher.dim():
+                raise ShapeError(f"AB: features {list(student.shape)} and {list(teacher.shape)} differ in kind; tap others.")
             self.connectors.append(normalised(student, channels(teacher), "AB", relu=False))
 
     def forward(self, views: Views) -> Tensor:

@@ -8,8 +8,8 @@ from limbeck.core.checks import finite, positive
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import alpha_divergence
-from limbeck.losses.sides import softened_between
+from limbeck.functional.divergences import alpha_divergence, softened, token_mean
+from limbeck.losses.sides import both_logits
 
 
 @final
@@ -48,7 +48,8 @@ class AlphaDivergence(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        return softened_between(views, "AlphaDivergence", lambda p, q: alpha_divergence(p, q, self.alpha), self.T)
+        student, teacher = both_logits(views, "AlphaDivergence")
+        return token_mean(softened(lambda p, q: alpha_divergence(p, q, self.alpha), student, teacher, self.T), views.batch.mask)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -7,8 +7,8 @@ from torch import Tensor
 from limbeck.core.checks import not_negative, positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import entropy, forward_kl, reverse_kl
-from limbeck.losses.sides import softened_between
+from limbeck.functional.divergences import entropy, forward_kl, reverse_kl, softened, token_mean
+from limbeck.losses.sides import both_logits
 
 
 @final
@@ -46,7 +46,8 @@ class BDKD(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        return softened_between(views, "BDKD", self.balanced, self.T)
+        student, teacher = both_logits(views, "BDKD")
+        return token_mean(softened(self.balanced, student, teacher, self.T), views.batch.mask)
 
     def balanced(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """Both divergences of log-probabilities [..., C] with their weights -> [...]."""

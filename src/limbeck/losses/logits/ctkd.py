@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from limbeck.core.checks import finite, not_negative, positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term
-from limbeck.functional.divergences import forward_kl
+from limbeck.functional.divergences import kd_divergence, token_mean
 from limbeck.functional.ramps import cosine
-from limbeck.losses.sides import softened_between
+from limbeck.losses.sides import both_logits
 
 
 @final
@@ -64,7 +64,8 @@ class CTKD(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        return softened_between(views, "CTKD", forward_kl, self.T)
+        student, teacher = both_logits(views, "CTKD")
+        return token_mean(kd_divergence(student, teacher, self.T), views.batch.mask)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -7,8 +7,8 @@ from torch import Tensor
 from limbeck.core.checks import positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import forward_kl
-from limbeck.losses.sides import softened_between
+from limbeck.functional.divergences import kd_divergence, token_mean
+from limbeck.losses.sides import both_logits
 
 
 @final
@@ -39,7 +39,8 @@ class KD(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        return softened_between(views, "KD", forward_kl, self.T)
+        student, teacher = both_logits(views, "KD")
+        return token_mean(kd_divergence(student, teacher, self.T), views.batch.mask)
 
     def extra_repr(self) -> str:
         """The arguments, as typed."""

@@ -7,8 +7,8 @@ from torch import Tensor
 from limbeck.core.checks import positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import reverse_kl
-from limbeck.losses.sides import softened_between
+from limbeck.functional.divergences import reverse_kl, softened, token_mean
+from limbeck.losses.sides import both_logits
 
 
 @final
@@ -42,7 +42,8 @@ class ReverseKL(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        return softened_between(views, "ReverseKL", reverse_kl, self.T)
+        student, teacher = both_logits(views, "ReverseKL")
+        return token_mean(softened(reverse_kl, student, teacher, self.T), views.batch.mask)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -48,7 +48,6 @@ class HARD:
     """
 
     trains_teacher = False
-    writes = False
 
     def __init__(
         self,

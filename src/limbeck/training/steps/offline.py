@@ -41,7 +41,6 @@ class Offline:
     """
 
     trains_teacher = False
-    writes = False
 
     def __init__(
         self,

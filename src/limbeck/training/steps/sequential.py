@@ -32,7 +32,6 @@ class Sequential(TeacherSide):
     """
 
     trains_teacher = True
-    writes = False
 
     def __init__(
         self, rate: float = 0.1, *, alpha: float = 0.4, T: float = 4.0, feedback: float = 0.0, order: str = "exact"
@@ -43,7 +42,7 @@ class Sequential(TeacherSide):
         """One update of the teacher, then one of the student."""
         distiller = training.distiller
         with statistics_untouched(distiller), random_state(torch.get_rng_state()), distiller.unbalanced():
-            first, parts = weighted_backward(training, batch)
+            first, parts = weighted_backward(training, batch, moved=self.model)
             figures = self.backward(training, parts, first.weights, first.weights, weighted=True)
         training.optimizer.zero_grad(set_to_none=True)
         self.step(training)

@@ -30,7 +30,6 @@ class Simultaneous(TeacherSide):
     """
 
     trains_teacher = True
-    writes = False
 
     def __init__(
         self,
@@ -47,7 +46,7 @@ class Simultaneous(TeacherSide):
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of both, both gradients taken before either moves: the order of the two optimisers makes no difference."""
-        record, parts = weighted_backward(training, batch, None if self.weighted else ones(batch))
+        record, parts = weighted_backward(training, batch, None if self.weighted else ones(batch), self.model)
         figures = self.backward(training, parts, record.weights, record.weights, weighted=self.weighted)
         training.apply()
         self.step(training)

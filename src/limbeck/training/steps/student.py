@@ -19,7 +19,6 @@ class Student:
     """
 
     trains_teacher = False
-    writes = False
 
     def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
         """Nothing to prepare."""

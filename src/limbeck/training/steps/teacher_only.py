@@ -29,7 +29,6 @@ class TeacherOnly(TeacherSide):
     """
 
     trains_teacher = True
-    writes = False
 
     def __init__(
         self, rate: float = 0.1, *, alpha: float = 0.4, T: float = 4.0, feedback: float = 0.0, order: str = "exact"
@@ -38,7 +37,7 @@ class TeacherOnly(TeacherSide):
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of both, both gradients taken before either moves."""
-        record, parts = weighted_backward(training, batch, ones(batch))
+        record, parts = weighted_backward(training, batch, ones(batch), self.model)
         own = weigh(training, parts, peek_at(training, parts)) if self.rule.order == "first" else None
         figures = self.backward(training, parts, record.weights, own, weighted=True)
         training.apply()

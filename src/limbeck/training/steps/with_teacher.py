@@ -1,5 +1,6 @@
 """What the steps that update the teacher share: its optimiser, its gradient by either order, and how far the two agree."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ class TeacherSide:
 
     def _exact(self, training: Training, parts: list[Part], student_weights: Tensor, *, weighted: bool) -> Vector:
         """The exact gradient, of which nothing is kept; the random numbers stay as they are."""
+        parts = [replace(part, taught=None) for part in parts]  # the teacher's graph is for the gradient that stays
         with random_state(torch.get_rng_state()):
             teacher_backward(training, self.model, self.rule, parts, student_weights, weighted=weighted)
         exact = self.gradient()

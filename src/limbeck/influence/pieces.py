@@ -1,0 +1,73 @@
+"""Long passes in pieces that a processor's cache holds, where the samples of a batch do not meet in the model."""
+
+from contextlib import ExitStack
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from limbeck.core.batch import Batch
+from limbeck.influence.gradients import Loss
+from limbeck.influence.restoring import modes_restored, random_state, statistics_untouched
+
+NUMBERS = 2**23
+"""About how many numbers the modules of a model give for the samples of a piece: more are written to memory and read again."""
+TRIAL = 16
+"""Samples that are tried whole and in two halves."""
+TOLERANCE = 1e-3
+"""Largest difference between the losses of the two, relative to their size, in single precision."""
+
+
+@final
+class Pieces:
+    """Cuts batches whose mean gradient is asked for; whether that may be, and how finely, is found out at the first batch.
+
+    Batches stay whole on other devices than a processor, under batch normalisation in train mode, and wherever a sample's loss
+    depends on which others go through the model with it.
+
+    Args:
+        model: Called with a batch, answers with `Outputs`, in the mode of the passes to come.
+        loss: One value per sample.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self.model, self.loss = model, loss
+        self.rows: int | None = None
+
+    def __call__(self, batch: Batch) -> list[Batch]:
+        """The batch in pieces of about one size."""
+        if self.rows is None:
+            self.rows = self._found(batch.take(slice(0, TRIAL)))
+        return batch.split(-(-len(batch) // self.rows)) if self.rows and len(batch) > self.rows else [batch]
+
+    def _found(self, few: Batch) -> int:
+        """Samples of a piece; 0 where batches stay whole."""
+        modules = list(self.model.modules())
+        norms = [module for module in modules if isinstance(module, _BatchNorm)]
+        mixing = any(norm.training or norm.running_mean is None for norm in norms)
+        if few.index.device.type != "cpu" or mixing or len(few) < 2:
+            return 0
+        sizes: list[int] = []
+
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            sizes.append(output.numel() if isinstance(output, Tensor) else 0)
+
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(statistics_untouched(self.model))
+            stack.enter_context(random_state(torch.get_rng_state()))
+            for module in modules:  # masks are drawn for a whole batch at once, and would hide what is asked
+                if isinstance(module, _DropoutNd):
+                    stack.enter_context(modes_restored(module, training=False))
+            halves = torch.cat([self.loss(self.model, half) for half in few.split(2)])
+            handles = [module.register_forward_hook(hook) for module in modules if not any(True for _ in module.children())]
+            try:
+                whole = self.loss(self.model, few)
+            finally:
+                for handle in handles:
+                    handle.remove()
+        if not torch.allclose(halves, whole, rtol=TOLERANCE, atol=TOLERANCE):
+            return 0
+        return max(1, NUMBERS * len(few) // max(1, sum(sizes)))
