@@ -131,7 +131,11 @@ LEFT_OUT = {
     "Chunked": "gives the value of the term inside it, in pieces",
     **dict.fromkeys(("TokenSelect", "Entropy", "Swing", "Public"), TOKENS),
     **dict.fromkeys(("ULD", "GOLD"), "compares different vocabularies"),
-    **dict.fromkeys(("OPSD", "SampledKL", "OnPolicy", "AdaptiveReplay"), "learns from what a language model writes"),
+    **dict.fromkeys(
+        ("OPSD", "SampledKL", "OnPolicy", "AdaptiveReplay", "MiniLLM", "TRRD", "GRPO", "WithText"),
+        "learns from what a language model writes",
+    ),
+    **dict.fromkeys(("ADPA", "OnReplies"), "learns from pairs of replies"),
     **dict.fromkeys(("TeacherOnly", "Simultaneous", "Sequential", "Offline"), WEIGHTED),
 }
 """Methods that have no place in this task, and why."""

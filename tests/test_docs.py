@@ -53,8 +53,22 @@ def test_the_readme_example_is_short() -> None:
     assert example.count(">>>") <= 15
 
 
+def test_every_room_is_on_the_map() -> None:
+    text, source = page("ARCHITECTURE.md"), ROOT / "src" / "limbeck"
+    rooms = {file.parent for file in source.rglob("*") if file.suffix in {".py", ".yaml"} and file.parent != source}
+    files = {file.name for file in source.glob("*.py")}
+    for name in sorted({f"{room.relative_to(source).as_posix()}/" for room in rooms} | files):
+        assert f"| `{name}` |" in text, f"ARCHITECTURE.md does not name {name}"
+
+
 @pytest.mark.parametrize("path", PAGES, ids=named)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_what_a_page_names_is_there(path: Path) -> None:
+    assert_links_lead_somewhere(path)
+    assert_commands_and_options_exist(path)
+    assert_make_targets_exist(path)
+
+
+def assert_links_lead_somewhere(path: Path) -> None:
     text = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("https://", "http://")):
@@ -67,16 +81,7 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
 
 
-def test_every_room_is_on_the_map() -> None:
-    text, source = page("ARCHITECTURE.md"), ROOT / "src" / "limbeck"
-    rooms = {file.parent for file in source.rglob("*") if file.suffix in {".py", ".yaml"} and file.parent != source}
-    files = {file.name for file in source.glob("*.py")}
-    for name in sorted({f"{room.relative_to(source).as_posix()}/" for room in rooms} | files):
-        assert f"| `{name}` |" in text, f"ARCHITECTURE.md does not name {name}"
-
-
-@pytest.mark.parametrize("path", PAGES, ids=named)
-def test_commands_and_options_exist(path: Path) -> None:
+def assert_commands_and_options_exist(path: Path) -> None:
     command = typer.main.get_command(app)
     for line in "".join(blocks(path.read_text(encoding="utf-8"), "bash")).splitlines():
         words = shlex.split(line, comments=True)
@@ -86,8 +91,7 @@ def test_commands_and_options_exist(path: Path) -> None:
         assert {word for word in words if word.startswith("--")} <= options, line
 
 
-@pytest.mark.parametrize("path", PAGES, ids=named)
-def test_make_targets_exist(path: Path) -> None:
+def assert_make_targets_exist(path: Path) -> None:
     known = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.MULTILINE))
     text = path.read_text(encoding="utf-8")
     quoted = re.findall(r"`make ([a-z-]+)`", text) + re.findall(r"^make ([a-z-]+)", "".join(blocks(text, "bash")), re.MULTILINE)

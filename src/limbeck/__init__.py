@@ -90,6 +90,7 @@ _PLACES: Mapping[str, str] = {
     "Table": "limbeck.data.table:Table",
     "ImageFolder": "limbeck.data.folder:ImageFolder",
     "HF": "limbeck.data.hub:HF",
+    "FewLabels": "limbeck.data.few_labels:FewLabels",
     "CIFAR10": "limbeck.data.torchvision_sets:CIFAR10",
     "CIFAR100": "limbeck.data.torchvision_sets:CIFAR100",
     "SVHN": "limbeck.data.torchvision_sets:SVHN",
@@ -107,6 +108,7 @@ _PLACES: Mapping[str, str] = {
     "CropFlip": "limbeck.transforms.crop_flip:CropFlip",
     "MixUp": "limbeck.transforms.mixup:MixUp",
     "CutMix": "limbeck.transforms.cutmix:CutMix",
+    "MixDistribution": "limbeck.transforms.mixdistribution:MixDistribution",
     "Chain": "limbeck.transforms.chain:Chain",
     # models
     "Architecture": "limbeck.models.spec:Architecture",
@@ -232,6 +234,7 @@ _PLACES: Mapping[str, str] = {
     "nll": "limbeck.evaluation.accuracy:nll",
     "calibration_error": "limbeck.evaluation.calibration:calibration_error",
     "agreement": "limbeck.evaluation.fidelity:agreement",
+    "depth_figures": "limbeck.evaluation.depth:depth_figures",
     "flip_auc": "limbeck.evaluation.flips:flip_auc",
     "HackingMonitor": "limbeck.evaluation.hacking:HackingMonitor",
     "PowerLaw": "limbeck.evaluation.hacking:PowerLaw",
@@ -270,6 +273,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.data.arrays import Arrays as Arrays
     from limbeck.data.digits import Digits as Digits
     from limbeck.data.domains import Domains as Domains
+    from limbeck.data.few_labels import FewLabels as FewLabels
     from limbeck.data.folder import ImageFolder as ImageFolder
     from limbeck.data.hub import HF as HF
     from limbeck.data.loader import Loader as Loader
@@ -294,6 +298,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.evaluation.accuracy import accuracy as accuracy
     from limbeck.evaluation.accuracy import nll as nll
     from limbeck.evaluation.calibration import calibration_error as calibration_error
+    from limbeck.evaluation.depth import depth_figures as depth_figures
     from limbeck.evaluation.exposure import candidate_losses as candidate_losses
     from limbeck.evaluation.exposure import exposure as exposure
     from limbeck.evaluation.exposure import extrapolated_exposure as extrapolated_exposure
@@ -466,6 +471,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test holds 
     from limbeck.transforms.chain import Chain as Chain
     from limbeck.transforms.crop_flip import CropFlip as CropFlip
     from limbeck.transforms.cutmix import CutMix as CutMix
+    from limbeck.transforms.mixdistribution import MixDistribution as MixDistribution
     from limbeck.transforms.mixup import MixUp as MixUp
     from limbeck.weighting.controls import Oracle as Oracle
     from limbeck.weighting.controls import OwnLoss as OwnLoss

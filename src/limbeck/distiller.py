@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.align.taps import Tapped, classifier_of
 from limbeck.balancing.balancer import Balancer
 from limbeck.balancing.static import Static
-from limbeck.core.batch import Batch
+from limbeck.core.batch import UNLABELLED, Batch
 from limbeck.core.checks import one_of
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.objective import Objective, as_objective
@@ -257,8 +257,9 @@ class Distiller(nn.Module):
                 f"{int(teacher.sparse.ids.max())}; they must be the same classes."
             )
         seen = batch.targets if labels is None else labels
-        if seen is not None and seen.dim() == 1 and len(seen) and not 0 <= int(seen.min()) <= int(seen.max()) < classes:
-            wrong = int(seen.min()) if int(seen.min()) < 0 else int(seen.max())
+        least = UNLABELLED
+        if seen is not None and seen.dim() == 1 and len(seen) and not least <= int(seen.min()) <= int(seen.max()) < classes:
+            wrong = int(seen.min()) if int(seen.min()) < least else int(seen.max())
             raise ShapeError(f"Distiller: a label is {wrong}, but the student answers for the classes 0 to {classes - 1}.")
         with torch.no_grad(), statistics_untouched(self.objective):
             tried = [part for part in self.objective.parts if not part[1].needs & COLUMNS]  # nothing was written yet

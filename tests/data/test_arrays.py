@@ -126,7 +126,7 @@ def holed(value):
         ({"inputs": np.array(["a"] * 30)}, "inputs must be numbers"),
         ({"inputs": random(0, 4), "labels": np.arange(0)}, "inputs must be numbers"),
         ({"labels": LABELS + 0.5}, "labels must be whole numbers from 0, got 0.5 in row 0"),
-        ({"labels": LABELS - 1}, "labels must be whole numbers from 0, got -1 in row 0; number the classes from 0."),
+        ({"labels": LABELS - 2}, "got -2 in row 0; number the classes from 0, and write -1 where there is no label."),
         ({"labels": np.where(LABELS == 1, np.nan, LABELS)}, "labels must be whole numbers from 0, got nan in row 1"),
         ({"labels": LABELS + 1}, "class '0' (number 0) has no rows"),
         ({"labels": np.eye(30)}, "labels must be one class number per sample, got float64 of shape [30, 30]"),

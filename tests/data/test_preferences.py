@@ -89,6 +89,13 @@ def test_what_is_no_conversation_is_refused(tmp_path: Path) -> None:
         Preferences(table(tmp_path / "q.jsonl", plain(2)), chosen="reply", length=16)
 
 
+@pytest.mark.parametrize("columns", [{"rejected": "chosen"}, {"own": "rejected"}, {"chosen": "prompt"}])
+def test_a_column_that_stands_for_two_things_is_refused(columns: dict[str, str], tmp_path: Path) -> None:
+    (first, second), *_ = columns.items()
+    with pytest.raises(UsageError, match=f"{second} and {first} are both the column '{second}'|{first} and {second} are both"):
+        Preferences(table(tmp_path / "p.jsonl", plain(2)), length=16, **columns)
+
+
 def test_real_preferences(shared_data: Path) -> None:
     data = Preferences(str(shared_data / "preferences_300.parquet"), length=256, prompt_length=128)
     assert data.test_rows is not None

@@ -20,7 +20,7 @@ def wrong(): return [1, 2]
 def one(): return (labels,)
 def nan(): return torch.full((20, 2), float("nan")), labels
 def bad_source(): return InMemory(torch.zeros(20, 1), labels + 5, classes=["a", "b"])
-def minus(): return torch.zeros(20, 2), labels - 1
+def minus(): return torch.zeros(20, 2), labels - 2
 value = 3
 """
 
@@ -72,7 +72,7 @@ def test_the_search_path_is_left_as_it_was():
         ("own_data:one", {}, DataError, "is needed, got tuple."),
         ("own_data:nan", {}, DataError, "row 0 has NaN or infinite values"),
         ("own_data:bad_source", {}, DataError, "labels must lie in 0 to 1, got 5 in row 0."),
-        ("own_data:minus", {}, DataError, "labels must be whole numbers from 0, got -1 in row 0"),
+        ("own_data:minus", {}, DataError, "labels must be whole numbers from 0, got -2 in row 0"),
     ],
 )
 def test_what_is_wrong_is_said(target, arguments, error, message):

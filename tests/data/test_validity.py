@@ -25,7 +25,7 @@ def with_cell(value):
         ({"inputs": with_cell(float("nan"))}, "S(): row 4 has NaN or infinite values; mend or remove it."),
         ({"inputs": with_cell(float("inf"))}, "S(): row 4 has NaN or infinite values; mend or remove it."),
         ({"labels": torch.tensor([0, 0, 1, 1, 2, 3])}, "S(): labels must lie in 0 to 2, got 3 in row 5."),
-        ({"labels": torch.tensor([0, -1, 1, 1, 2, 2])}, "S(): labels must lie in 0 to 2, got -1 in row 1."),
+        ({"labels": torch.tensor([0, -2, 1, 1, 2, 2])}, "S(): labels must lie in 0 to 2, got -2 in row 1."),
         (
             {"labels": torch.tensor([0.0, 0, 1, 1, 2, 2])},
             "S(): labels must be int64 of shape [N], got torch.float32 of shape [6].",

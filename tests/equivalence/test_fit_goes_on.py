@@ -68,6 +68,11 @@ STEPS: dict[str, Callable[[], Update]] = {
 }
 
 
+def some(cases: dict[str, Any], *fast: str) -> list[Any]:
+    """All cases by name; those that keep nothing which a fast one does not keep are slow."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in cases]
+
+
 class Look(Callback):
     """What a run writes: rows of metrics, events, and each sample's weights."""
 
@@ -117,12 +122,12 @@ def check(make: Callable[[], Parts], step: Callable[[], Update], folder: Path, c
     assert len(ran.records) < len(calm.records)
 
 
-@pytest.mark.parametrize("name", WEIGHTINGS)
+@pytest.mark.parametrize("name", some(WEIGHTINGS, "random", "ekfac", "diagonal", "shuffled"))
 def test_with_every_weighting(tmp_path: Path, name: str) -> None:
     check(lambda: parts(kind="dropout", weights=WEIGHTINGS[name]()), Student, tmp_path, [2, 7])
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", some(STEPS, "teacher_only", "simultaneous", "offline"))
 def test_with_every_step(tmp_path: Path, name: str) -> None:
     def make() -> Parts:
         return parts(kind="everything", weights=ekfac(), trained=name not in ("student", "offline"))

@@ -16,18 +16,24 @@ from limbeck.core.term import Term
 from limbeck.data.domains import Domains
 from limbeck.data.loader import Loader, whole
 from limbeck.data.source import InMemory
+from limbeck.data.tokens import Bytes, Tokens
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.experiment.logbook import Logbook, SampleTracker
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.llm.adaptivereplay import AdaptiveReplay
+from limbeck.llm.grpo import GRPO
 from limbeck.llm.onpolicy import OnPolicy
+from limbeck.llm.rewards import Reward
+from limbeck.llm.withtext import WithText
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.chunked import Chunked
 from limbeck.losses.logits.jsd import JSD
 from limbeck.losses.logits.kd import KD
+from limbeck.losses.logits.minillm import MiniLLM
 from limbeck.losses.logits.taid import TAID
 from limbeck.losses.logits.tgeokd import TGeoKD
+from limbeck.losses.logits.trrd import TRRD
 from limbeck.mixtures.ddk import DDK
 from limbeck.models.gpt import GPT
 from limbeck.models.spec import DataSpec
@@ -77,12 +83,20 @@ def ekfac() -> InfluenceWeighting:
     return weighting(solver=EKFAC(statistics=4, basis=7))
 
 
-def language(objective: Term | Objective, weights: Weighting) -> Parts:
+class Odd(Reward):
+    """How many odd characters a completion has."""
+
+    def __call__(self, prompt: str, wrote: str, answer: str) -> float:
+        return float(sum(ord(one) % 2 for one in wrote))
+
+
+def language(objective: Term | Objective, weights: Weighting, tokens: Tokens | None = None) -> Parts:
     """Rows of one to six tokens that count, so that the processes of a step have other numbers of them."""
-    rows, length, vocabulary = 57, 6, 9
+    rows, length, vocabulary = 57, 6, 9 if tokens is None else tokens.size
     ids = torch.randint(vocabulary, (rows, length + 1), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(length) < (torch.arange(rows) % length + 1).unsqueeze(1)
     source = InMemory(ids[:, :-1], ids[:, 1:].clone(), vocabulary=vocabulary, mask=mask)
+    source.tokenizer = tokens
     nets = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -138,6 +152,22 @@ CASES: dict[str, Case] = {
         lambda: AdaptiveReplay(capacity=20, every=1, rise=0.5, tolerance=0.0, length=3),
         {},
     ),
+    "rollouts of both, used again, beside the data": (
+        lambda: language(MiniLLM(whiten=False), Uniform()),
+        lambda: WithText(OnPolicy(1.0, "both", length=3, reuse=2)),
+        {},
+    ),
+    "rollouts, used again, influence": (lambda: language(JSD(), ekfac()), lambda: OnPolicy(0.5, length=3, reuse=3), {}),
+    "groups with rewards, used again, beside a text": (
+        lambda: language(TRRD(beta=0.1), Uniform(), Bytes()),
+        lambda: WithText(GRPO(Odd(), group=3, length=3, reuse=2), Path(__file__).with_name("plain.txt")),
+        {},
+    ),
+    "groups with rewards, influence, in parts": (
+        lambda: language(TRRD(), ekfac(), Bytes()),
+        lambda: GRPO(Odd(), group=2, length=3),
+        {"accumulate": 2},
+    ),
     "a learned ratio": (lambda: parts(objective=TGeoKD() * 0.8, weights=ekfac()), lambda: Bilevel(lr=0.01), {}),
 }
 
@@ -158,7 +188,7 @@ def outcome(name: str, engine: Engine, keeper: Keeper | None = None, **options: 
     }
 
 
-QUICK = ("influence, layer norm", "simultaneous", "a trained term")
+QUICK = ("influence, layer norm", "a trained term")
 """Cases of the fast test set."""
 
 

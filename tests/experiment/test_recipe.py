@@ -111,6 +111,7 @@ def test_build_makes_the_parts() -> None:
         ({"objective": "KD(T=4) + (CE()"}, "objective: can't read 'KD(T=4) + (CE()': '(' was never closed."),
         ({"objective": "KD(T=4))"}, "objective: can't read 'KD(T=4))': unmatched ')'."),
         ({"optimizer": "0.1"}, "optimizer: expected an optimizer such as"),
+        ({"assistants": ["64"]}, "assistants: expected a model such as MLP(...), got '64'."),
         ({"epoch": 3}, "a recipe has no key 'epoch'; did you mean 'epochs'?"),
         ({"data": ...}, "recipe: data is missing"),
         ({"epochs": ...}, "recipe: epochs is missing; add a line `epochs: ...`."),

@@ -160,6 +160,7 @@ def test_assistants_hand_on_and_an_anchor_keeps_their_last_one(tmp_path: Path, m
         ({"generations": 2, "anchor": 0.5, "objective": "FitNet(student='layer1', teacher='layer1')"}, "no inner activations"),
         ({"generations": 2, "anchor": 0.5, "step": "TeacherOnly()"}, "has no net to update"),
         ({"assistants": "MLP()", "step": "MeanTeacher()"}, "forgets any other; leave assistants out"),
+        ({"assistants": "MLP()", "step": "Mutual()"}, "learn side by side; leave assistants out"),
         ({"anchor": 0.5}, "set generations: 3"),
     ],
 )
@@ -168,8 +169,9 @@ def test_chains_that_could_not_hand_on_are_refused(changes: dict[str, Any], said
         dry_run(tiny(**SHORT, **changes))
 
 
-def test_a_teacher_that_would_be_forgotten_is_not_trained(tmp_path: Path) -> None:
-    own = tiny(**SHORT, step="MeanTeacher(0.9)", teacher="MLP(width=8, depth=1, dropout=0.1)")
+@pytest.mark.parametrize("step", ["MeanTeacher(0.9)", "Mutual()"])
+def test_a_teacher_that_begins_with_the_student_is_not_trained_before(step: str, tmp_path: Path) -> None:
+    own = tiny(**SHORT, step=step, teacher="MLP(width=8, depth=1, dropout=0.1)")
     found = run(own, tmp_path / "run").content
     assert list(dict.fromkeys(row["arm"] for row in rows_of(tmp_path / "run"))) == ["no_kd", "uniform", "kd_aif"]
     assert found["arms"]["teacher"]["per_seed"] == {}

@@ -16,6 +16,7 @@ from limbeck.align.taps import Tapped
 from limbeck.core.errors import UsageError
 from limbeck.data.loader import whole
 from limbeck.evaluation.tokens import TokenAnswers
+from limbeck.experiment import plan
 from limbeck.experiment.recipe import Recipe
 from limbeck.experiment.run import dry_run, run
 from limbeck.experiment.seeded import seeded
@@ -146,6 +147,14 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(ran: tuple[Recipe, Path, 
     run(recipe, tmp_path / "run", resume=True)
     again = marks(tmp_path / "run")
     assert {name: again[name] for name in SAME} == marks(folder)
+
+
+def test_completions_beyond_the_test_rows_are_refused_and_many_are_told_of(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"completions: 100000 is more than the \d+ test rows; choose \d+ or fewer"):
+        dry_run(tiny(text, completions=100000))
+    monkeypatch.setattr(plan, "MANY", 500)
+    # two seeds of teacher, rival and method, six rows of 16 tokens each
+    assert "completions: 6 nets write up to 576 tokens" in str(dry_run(tiny(text)))
 
 
 def test_a_dry_run_says_what_would_be_done(text: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_run_logs_shares_and_lag_and_is_judged_against_rows_as_they_come(table
     assert [sum(row[f"share_{name}"] for name in "abc") for row in own] == pytest.approx([1.0] * len(own))
     assert all(row["lag_c"] > 0 for row in own)
     assert not any("share_a" in row for row in rows if row["arm"] in ("no_kd", "fixed_mixture", "teacher"))
-    assert content["arms"]["main"]["title"] == "KD, Uniform() (DDK(a=0.5, every=2))"
+    assert content["arms"]["main"]["title"] == "KD, Uniform() (DDK(every=2))"
     assert "fixed_mixture" in {one["against"] for one in content["verdict"]["comparisons"]}
     assert content["arms"]["fixed_mixture"]["per_seed"] != content["arms"]["main"]["per_seed"]
     figures = balance(read_run(tmp_path / "run"))

@@ -160,6 +160,9 @@ def test_scores_of_the_kept_student_agree_with_the_samples(finished: tuple[Path,
 def test_scores_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no finished run folder"):
         score_run(tmp_path, tmp_path / "scores.parquet")
+    (tmp_path / "recipe.yaml").write_text("name: killed")
+    with pytest.raises(UsageError, match="has not ended; go on with it first: limbeck run --resume "):
+        score_run(tmp_path, tmp_path / "scores.parquet")
 
 
 def test_scores_of_a_damaged_run(finished: tuple[Path, Result, Told], tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_conjugate_gradients_stop_at_their_tolerance_and_their_steps() -> None:
     assert flatten(ConjugateGradient().solve(nought, found)).abs().sum() == 0
 
 
-@pytest.mark.parametrize("name", ["mlp", "batch norm, eval mode", "dropout"])
+@pytest.mark.parametrize("name", ["batch norm, eval mode", pytest.param("dropout", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("curvature", ["gauss_newton", "hessian"])
 def test_products_of_many_directions_equal_one_after_the_other(
     name: str, curvature: Curvature, monkeypatch: pytest.MonkeyPatch

@@ -107,6 +107,6 @@ def test_what_is_refused() -> None:
         train(GRPO(Broken(), group=2), TRRD(), steps=1)
     with pytest.raises(UsageError, match="GRPO: group must"):
         GRPO(SameText(), group=1)
-    with pytest.raises(UsageError, match="TRRD is for completions that a step has written"):
+    with pytest.raises(UsageError, match="fit: TRRD would take the data's tokens for such as the student drew"):
         train(Student(), TRRD(), steps=1)
     train(GRPO(SameText(), group=2, length=2), JSD(), steps=1)

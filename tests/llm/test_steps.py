@@ -18,6 +18,7 @@ from limbeck.llm.adaptivereplay import AdaptiveReplay, Threshold, validation_los
 from limbeck.llm.completions import STREAM, Completions
 from limbeck.llm.onpolicy import OnPolicy
 from limbeck.llm.rollouts import generate
+from limbeck.llm.withtext import WithText
 from limbeck.losses.drawn import DRAWN
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.jsd import JSD
@@ -111,6 +112,11 @@ def test_a_loss_on_drawn_tokens_is_for_what_the_student_draws() -> None:
     for step in (OnPolicy(1.0, temperature=0.7), OnPolicy(1.0, top_p=0.9)):
         with pytest.raises(UsageError, match="drawn of all at temperature 1, but OnPolicy draws"):
             train(step, SampledKL())
+    for step in (Student(), WithText(Student())):
+        with pytest.raises(UsageError, match="fit: SampledKL would take the data's tokens for such as the student drew"):
+            train(step, SampledKL() + JSD())
+    with pytest.raises(UsageError, match="a text is learnt by terms that read logits and labels only"):
+        WithText(OnPolicy(1.0), objective=SampledKL())
 
 
 def test_the_share_is_a_chance_and_goes_in_a_line() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -34,11 +35,11 @@ def test_golden_numbers() -> None:
 
 def test_the_knee() -> None:
     curve = torch.tensor([8, 7, 6.5, 2, 1.5, 1.2, 1, 0.9, 0.8, 0.7], dtype=torch.float64)
-    assert int(knee(curve)) == 3
+    assert int(knee(curve, torch.tensor(10))) == 3
     y = (curve - 0.7) / 7.3
     x = torch.arange(10, dtype=torch.float64) / 9
     near((1 - x - y)[:5], [0, 0.025875, -0.016743, 0.488584, 0.445967])
-    assert int(knee(torch.ones(5))) == 0  # a flat curve has none; k_min stands in
+    assert int(knee(torch.ones(5), torch.tensor(5))) == 0  # a flat curve has none; k_min stands in
 
 
 def slow(student: Tensor, teacher: Tensor, tau: float, least: int, most: int) -> Tensor:
@@ -46,7 +47,7 @@ def slow(student: Tensor, teacher: Tensor, tau: float, least: int, most: int) ->
     total = torch.zeros((), dtype=torch.float64)
     for leader in (teacher, student):
         p = (leader / tau).softmax(0).sort(descending=True).values
-        k = min(max(int(knee(p)), least), most)
+        k = min(max(int(knee(p, torch.tensor(len(p)))), least), most)
         places = leader.argsort(descending=True)[:k].tolist()
         pairs = [(m, n) for i, m in enumerate(places) for n in places[i + 1 :]]
         q, p = (torch.stack([(z[m] - z[n]) / tau for m, n in pairs]).softmax(0) for z in (student, teacher))
@@ -58,6 +59,32 @@ def test_it_equals_the_definition_with_a_knee_per_token() -> None:
     student, teacher = 4 * normal(12, 20), 4 * normal(12, 20, seed=1)
     wanted = torch.stack([slow(*pair, 3.0, 4, 9) for pair in zip(student, teacher, strict=True)])
     assert_close(DBiLD(k_max=9)(views(student, teacher, None)), wanted)
+
+
+@pytest.mark.parametrize("term", [DBiLD(), DBiLD(k=3), DBiLD(k_max=9, reverse=False)], ids=repr)
+@pytest.mark.parametrize("who", ["student", "teacher", "both"])
+def test_classes_that_are_ruled_out_are_as_if_they_were_not_there(term: DBiLD, who: str) -> None:
+    sides, slopes = [4 * normal(6, 20), 4 * normal(6, 20, seed=1)], []
+    values = []
+    for more in (0, 130):  # more classes than the knee is looked for in
+        padded = [
+            F.pad(side, (0, more), value=-torch.inf if who in (name, "both") else 9.0)
+            for side, name in zip(sides, ("student", "teacher"), strict=True)
+        ]
+        padded[0].requires_grad_()
+        values.append(term(views(padded[0], padded[1], None)))
+        slopes.append(torch.autograd.grad(values[-1].sum(), padded[0])[0])
+    assert_close(values[1], values[0])
+    assert_close(slopes[1], F.pad(slopes[0], (0, 130)))
+
+
+def test_with_one_class_left_there_is_nothing_to_compare() -> None:
+    teacher = torch.full((2, 5), -torch.inf, dtype=torch.float64)
+    teacher[:, 1] = 1
+    student = normal(2, 5).requires_grad_()
+    value = DBiLD()(views(student, teacher, None))
+    assert value.tolist() == [0, 0]
+    assert torch.autograd.grad(value.sum(), student)[0].abs().sum() == 0
 
 
 def test_shifts_change_nothing() -> None:

@@ -70,10 +70,10 @@ def test_a_stored_teacher_does_for_a_live_one() -> None:
     kept = Views(both.student, stored, both.batch)
     for k in (3, 4):
         assert_close(FIRST(k=k)(kept), FIRST(k=k)(both))
-    with pytest.raises(UsageError, match="needs 5 classes at T = 1, got 4 at T = 1"):
+    with pytest.raises(UsageError, match="k is 5, but only 4 classes are known"):
         FIRST(k=5)(kept)
     hot = Outputs(stored.logits, sparse=top_k(both.teacher.logits, 5, T=2))
-    with pytest.raises(UsageError, match="got 5 at T = 2"):
+    with pytest.raises(UsageError, match="compares at temperature 1, but the teacher's probabilities were taken at 2"):
         FIRST()(Views(both.student, hot, both.batch))
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -43,6 +44,29 @@ def test_at_0_the_target_is_the_student_held_fixed_and_at_1_it_is_kd() -> None:
     assert_close(value, torch.zeros_like(value), rtol=0, atol=1e-15)
     assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-15)
     assert_close(at(1)(token_views()), KD(T=1)(token_views()))
+
+
+@pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
+def test_classes_that_both_rule_out_are_as_if_they_were_not_there(t: float) -> None:
+    values, slopes = [], []
+    for more in (0, 3):
+        student, teacher = (F.pad(side, (0, more), value=-torch.inf) for side in (LLM_STUDENT, LLM_TEACHER))
+        student.requires_grad_()
+        values.append(at(t)(views(student, teacher, None)))
+        slopes.append(torch.autograd.grad(values[-1].sum(), student)[0])
+    assert_close(values[1], values[0])
+    assert_close(slopes[1], F.pad(slopes[0], (0, 3)))
+
+
+def test_what_the_teacher_rules_out_has_no_chance_at_0_as_at_the_smallest_t() -> None:
+    """By hand: p_0 is the student on the other classes, so that KL(p_0 || student) = -log of the student's mass there."""
+    student, teacher = LLM_STUDENT.clone().requires_grad_(), LLM_TEACHER.clone()
+    teacher[:, 2] = -torch.inf
+    mass = 1 - LLM_STUDENT.softmax(1)[:, 2]
+    value = at(0)(views(student, teacher, None))
+    assert_close(value, -mass.log())
+    assert_close(at(1e-12)(views(student, teacher, None)), value)
+    assert torch.autograd.grad(value.sum(), student)[0].isfinite().all()
 
 
 def test_the_gradient_holds_the_target_and_leaves_the_teacher_alone() -> None:

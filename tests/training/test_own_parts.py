@@ -55,12 +55,12 @@ class Drawing(Term):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
-        self.drawn: list[Tensor] = []
+        self.factors: list[Tensor] = []
 
     def forward(self, views: Views) -> Tensor:
         draws = torch.rand(len(views.batch))
         if len(draws) == BATCH:
-            self.drawn.append(draws)
+            self.factors.append(draws)
         return self.scale * draws * views.student.logits.square().sum(1)
 
 
@@ -145,7 +145,7 @@ def test_what_a_term_draws_is_the_same_for_losses_scores_and_gradient_of_a_step(
     term = Drawing()
     made = parts(kind=kind, objective=CE() + term, weights=weighting(way=way, refresh=1))
     train(made, epochs=1, steps=2)
-    first, second = term.drawn[0], term.drawn[-1]
+    first, second = term.factors[0], term.factors[-1]
     assert not torch.equal(first, second)
-    assert len(term.drawn) >= 4
-    assert all(torch.equal(draws, first) or torch.equal(draws, second) for draws in term.drawn)
+    assert len(term.factors) >= 4
+    assert all(torch.equal(draws, first) or torch.equal(draws, second) for draws in term.factors)

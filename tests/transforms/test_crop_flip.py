@@ -43,7 +43,7 @@ def test_mirroring_twice_gives_the_image_back():
 
 
 def test_the_generator_decides_all_and_the_batch_stays_as_it_is():
-    batch, change = batch_of(images(64)), CropFlip()
+    batch, change = batch_of(images(64)), CropFlip(2)
     before = batch.inputs.clone()
     state = torch.get_rng_state()
     one, same, other = (change(batch, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
@@ -69,6 +69,8 @@ def test_what_it_cannot_change_is_refused():
         ShapeError, match=r"CropFlip: images \[B, C, H, W\] are needed, got inputs \[2, 3\]; leave the transform out."
     ):
         CropFlip()(batch_of(torch.zeros(2, 3)), torch.Generator())
+    with pytest.raises(ShapeError, match=r"CropFlip: padding=4 can cut away half of an image of 8 x 9; take at most padding=3\."):
+        CropFlip()(batch_of(torch.zeros(2, 1, 8, 9)), torch.Generator())
     with pytest.raises(UsageError, match="CropFlip: padding must be a whole number of at least 0, got -1"):
         CropFlip(padding=-1)
     assert repr(CropFlip()) == "CropFlip(padding=4, flip=True)"

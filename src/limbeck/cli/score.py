@@ -74,8 +74,9 @@ def score(
 
 
 def _check(folder: Path, *, resume: bool, replace: bool) -> None:
-    if not (folder / "result.json").is_file():
-        raise UsageError(f"score: {folder} is no finished run folder; make one with `limbeck run`, such as `limbeck run digits`.")
+    from limbeck.experiment.folder import check_finished
+
+    check_finished(folder)
     if resume and replace:
         raise UsageError("score: --resume goes on and --replace begins anew; leave one of them out.")
 

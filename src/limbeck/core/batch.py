@@ -8,6 +8,8 @@ from torch import Tensor
 
 from limbeck.core.errors import ShapeError
 
+UNLABELLED = -1
+"""What stands in the place of the label of a sample that has none."""
 MIXTURE = ("mixed_first", "mixed_second", "mixed_share")
 """The columns of a batch whose samples were mixed in pairs."""
 
@@ -18,7 +20,8 @@ class Batch:
 
     Args:
         inputs: [B, ...] floats (vectors, images) or int64 token ids [B, L].
-        targets: [B] int64 labels as given, [B, L] int64 for token tasks, or None where there are none.
+        targets: [B] int64 labels as given, -1 for a sample that has none; [B, L] int64 for token tasks; or None where no sample
+            has one.
         index: [B] int64, each sample's identity: its row in the source, the same for the whole run.
         mask: [B, L] bool, true where a token counts, or None.
         meta: Further columns, one row per sample.
@@ -42,6 +45,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def labelled(self) -> Tensor | None:
+        """Which samples have a label, [B] bool; None for tokens, and where there are no labels at all."""
+        return None if self.targets is None or self.targets.dim() != 1 else self.targets >= 0
 
     @property
     def mixture(self) -> "tuple[Tensor, Tensor, Tensor] | None":

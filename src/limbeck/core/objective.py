@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from limbeck.core.term import Moment, Need, Scene, Term
 
 class Objective(nn.Module):
     """A sum of terms with coefficients. Evaluates every term for every sample; who reduces, does it elsewhere and once.
+
+    A term that needs labels is 0 for a sample that has none (a target of -1), the others take that sample as any other.
 
     Args:
         parts: (coefficient, term) pairs. Coefficients are finite numbers.
@@ -83,11 +86,16 @@ class Objective(nn.Module):
         """Whether any term chooses something on validation samples after training."""
         return any(term.tunes for _, term in self.parts)
 
+    @property
+    def labelled_only(self) -> bool:
+        """Whether a sample without a label is of no use to any of the terms."""
+        return all("targets" in term.needs for _, term in self.parts)
+
     def build(self, scene: Scene) -> None:
-        """Have every term make its parts, those that have not yet."""
+        """Have every term make its parts, those that have not yet; one that needs labels, from the samples that have one."""
         for _, term in self.parts:
             if term.builds and not term.built:
-                term.build(scene)
+                term.build(scene.labelled() if "targets" in term.needs else scene)
                 term.built = True
 
     def at(self, moment: Moment) -> None:
@@ -148,14 +156,15 @@ class Objective(nn.Module):
         Raises:
             ShapeError: A term broke the contract and did not return one value per sample.
         """
-        rows = []
+        rows, known = [], views.batch.labelled
+        filled = views if known is None else with_any_label(views)
         for name, (_, term) in zip(self.names, self.parts, strict=True):
-            value = term(views)
+            value = term(filled if "targets" in term.needs else views)
             if value.shape != (len(views.batch),):
                 raise ShapeError(
                     f"{name} returned {list(value.shape)} for {len(views.batch)} samples; a term gives one value per sample, [B]."
                 )
-            rows.append(value)
+            rows.append(value if known is None or "targets" not in term.needs else value.where(known, 0))
         return torch.stack(rows)
 
     def per_sample(self, views: Views) -> Tensor:
@@ -179,3 +188,9 @@ class Objective(nn.Module):
 def as_objective(loss: Term | Objective) -> Objective:
     """A lone term as the objective with coefficient 1."""
     return loss if isinstance(loss, Objective) else Objective([(1.0, loss)])
+
+
+def with_any_label(views: Views) -> Views:
+    """The views with class 0 in the place of a label that is missing, for terms whose value there is not looked at."""
+    assert views.batch.targets is not None
+    return replace(views, batch=replace(views.batch, targets=views.batch.targets.clamp(min=0)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
@@ -43,7 +43,8 @@ class Scene:
         views: A few training samples as both sides see them in evaluation mode, for shapes.
         classes: Number of classes.
         rows: [R] int64, the identities of the training samples.
-        labels: [N] int64 by identity, the labels that are trained on; only those at `rows` may be looked at.
+        labels: [N] int64 by identity, the labels that are trained on, -1 where a sample has none; only those at `rows` may be
+            looked at.
         taught: Goes over all training samples once, untransformed: batches with the teacher's answers (and features).
         classifier: A frozen copy of the teacher's classifier, None where it has no linear one.
     """
@@ -54,6 +55,19 @@ class Scene:
     labels: Tensor
     taught: Callable[[], Iterator[tuple[Batch, Outputs]]]
     classifier: nn.Linear | None = None
+
+    def labelled(self) -> Scene:
+        """The same without the training samples that have no label; of token tasks all have."""
+        if self.labels.dim() != 1:
+            return self
+
+        def taught() -> Iterator[tuple[Batch, Outputs]]:
+            for batch, answer in self.taught():
+                kept = self.labels.to(batch.index.device)[batch.index] >= 0
+                if kept.any():
+                    yield batch.take(kept), answer.take(kept)
+
+        return replace(self, rows=self.rows[self.labels[self.rows] >= 0], taught=taught)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Arrays(InMemory):
     and, for a fixed test split, `test_inputs`, `test_labels`. More may stand beside: `true_labels` (or `train_`, `test_`),
     `is_query` (0 and 1: the trusted query set), `class_names`, and for token ids `mask` and `vocabulary` (one number).
 
+    A training row whose label is -1 has none: only terms that need no labels learn from it.
+
     What the inputs are follows from their shape and type. uint8 [N, H, W], [N, H, W, C] or [N, C, H, W] with C of 1 or 3 are
     images: read as float32 [C, H, W], divided by 255 and normalised by each channel's mean and standard deviation over the rows
     outside the fixed test split. Float images [N, H, W], [N, C, H, W] or [N, H, W, C] and vectors [N, F] are taken as they are.
@@ -45,8 +47,8 @@ class Arrays(InMemory):
     def __init__(self, path: str, label_noise: float = 0.0, *, noise: str = "symmetric", seed: int = 0) -> None:
         name = expression("Arrays", path, label_noise=label_noise, noise=noise, seed=seed)
         found = _joined(read_npz(path, name), path, name)
-        labels = as_labels(entry(found, "labels", path, name), f"{name}: labels")
-        truth = as_labels(found["true_labels"], f"{name}: true_labels") if "true_labels" in found else None
+        labels = as_labels(entry(found, "labels", path, name), f"{name}: labels", missing=True)
+        truth = as_labels(found["true_labels"], f"{name}: true_labels", missing=True) if "true_labels" in found else None
         mask = torch.from_numpy(found["mask"].astype(bool)) if "mask" in found else None
         inputs, vocabulary = _tokens_or_floats(found, path, name)
         classes = tuple(str(word) for word in found["class_names"]) if "class_names" in found else None

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from limbeck.core.batch import UNLABELLED
 from limbeck.core.errors import DataError, nearest
 from limbeck.data.files import as_labels, existing
 from limbeck.data.source import numbers
@@ -64,17 +65,25 @@ def read_table(path: str | Path, who: str) -> pa.Table:
     return table
 
 
-def column(table: pa.Table, key: str, path: str | Path, who: str) -> Column:
+def column(table: pa.Table, key: str, path: str | Path, who: str, *, gaps: bool = False) -> Column:
     """The column of this name.
 
+    Args:
+        table: Where it stands.
+        key: Its name.
+        path: What messages call the table.
+        who: Begins the message.
+        gaps: Whether cells may be empty.
+
     Raises:
-        DataError: There is none, or it has empty cells.
+        DataError: There is none, or it has empty cells that it may not have.
     """
     names = table.column_names
     if key not in names:
         raise DataError(f"{who}: '{path}' has no column '{key}', only {', '.join(names)}{nearest(key, names) or '.'}")
     found = table.column(key)
-    _refuse_empty(found.is_null().to_pylist(), key, who)
+    if not gaps:
+        _refuse_empty(found.is_null().to_pylist(), key, who)
     return found
 
 
@@ -89,23 +98,32 @@ def _refuse_empty(cells: list[bool], key: str, who: str) -> None:
         raise DataError(f"{who}: column '{key}' has {count}, the first in row {cells.index(True)}; fill or remove them.")
 
 
-def numbered(label: Column, truth: Column | None, key: str, who: str) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
-    """Labels, in the column `key`, and true labels as int64 [N], and the class names.
+def numbered(label: Column, truth: Column | None, who: str) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
+    """Labels and true labels as int64 [N], and the class names.
 
-    Words count in alphabetical order, numbers stay as they are.
+    Words count in alphabetical order, numbers stay as they are. An empty cell is a row without a label, -1.
 
     Raises:
-        DataError: A label is empty, or no whole number from 0.
+        DataError: A label is no whole number from 0.
     """
     if not _is_number(label.type):
-        words, true_words = _words(label, key, who), None if truth is None else _words(truth, "true_label", who)
-        classes = tuple(sorted({*words, *(true_words or ())}))
-        number = {name: i for i, name in enumerate(classes)}
+        words, true_words = _words_or_gaps(label), None if truth is None else _words_or_gaps(truth)
+        classes = tuple(sorted({*words, *(true_words or ())} - {""}))
+        number = {name: i for i, name in enumerate(classes)} | {"": UNLABELLED}
         true = None if true_words is None else torch.tensor([number[word] for word in true_words])
         return torch.tensor([number[word] for word in words]), true, classes
-    given = as_labels(label.to_numpy(), f"{who}: labels")
-    true = None if truth is None else as_labels(truth.to_numpy(), f"{who}: true labels")
+    given, true = _class_numbers(label, f"{who}: labels"), None if truth is None else _class_numbers(truth, f"{who}: true labels")
     return given, true, numbers(who, given, true)
+
+
+def _class_numbers(values: Column, who: str) -> Tensor:
+    found = values.to_numpy()  # with empty cells floats, NaN where they are
+    return as_labels(np.where(np.isnan(found), UNLABELLED, found) if values.null_count else found, who, missing=True)
+
+
+def _words_or_gaps(values: Column) -> list[str]:
+    """The words of a column, "" for a blank cell."""
+    return [str(value) if str(value or "").strip() else "" for value in values.to_pylist()]
 
 
 def domains(names: list[str]) -> tuple[Tensor, tuple[str, ...]]:

@@ -1,8 +1,10 @@
 """Handwritten digits that come with scikit-learn: 1797 images of 8 x 8 pixels, ten classes, no download."""
 
+from functools import cache
 from typing import final
 
 import torch
+from torch import Tensor
 
 from limbeck.data.noise import noisy
 from limbeck.data.source import InMemory, expression
@@ -27,11 +29,16 @@ class Digits(InMemory):
     """
 
     def __init__(self, label_noise: float = 0.0, noise: str = "symmetric", *, seed: int = 0) -> None:
-        from sklearn.datasets import load_digits  # slow to import, needed only here
-
-        pixels, labels = load_digits(return_X_y=True)
-        inputs = torch.from_numpy(pixels / 16).float().view(-1, 1, 8, 8)
-        given = torch.from_numpy(labels).long()
+        inputs, given = (part.clone() for part in _read())
         name = expression("Digits", label_noise=label_noise, noise=noise, seed=seed)
         super().__init__(inputs, given, truth=given, name=name)
         self.labels, self.truth = noisy(self, label_noise, noise, seed=seed)
+
+
+@cache
+def _read() -> tuple[Tensor, Tensor]:
+    """Pictures [1797, 1, 8, 8] and labels [1797], parsed once in a process."""
+    from sklearn.datasets import load_digits  # slow to import, needed only here
+
+    pixels, labels = load_digits(return_X_y=True)
+    return torch.from_numpy(pixels / 16).float().view(-1, 1, 8, 8), torch.from_numpy(labels).long()

@@ -23,7 +23,7 @@ class Domains:
     depends on (seed, stretch), the shares, and how far the streams were before the stretch: nothing else is to be kept.
 
     Args:
-        source: A source with domains.
+        source: A source with domains, or with rows of which some have a label: those, and those without, are then two domains.
         rows: int64 [R], the rows to draw from; every domain has some.
         seed: Decides all draws.
         every: Batches that are drawn with the same shares, a stretch, >= 1.
@@ -38,10 +38,11 @@ class Domains:
     """
 
     def __init__(self, source: Source, rows: Tensor, *, seed: int, every: int) -> None:
-        if source.groups is None:
+        if source.drawn_by is None:
             raise DataError(f"{source.name}: a mixture is of domains, but there are none; name their column with group=...")
-        self.names, self.seed, self.every = source.group_names, seed_of(seed, "Domains"), whole(every, "Domains: every")
-        self.streams = [rows[source.groups[rows] == number] for number in range(len(self.names))]
+        groups, self.names = source.drawn_by
+        self.seed, self.every = seed_of(seed, "Domains"), whole(every, "Domains: every")
+        self.streams = [rows[groups[rows] == number] for number in range(len(self.names))]
         self.sizes = torch.tensor([len(stream) for stream in self.streams])
         if not bool(self.sizes.all()):
             name = self.names[int((self.sizes == 0).nonzero()[0])]

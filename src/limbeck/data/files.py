@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limbeck.core.batch import UNLABELLED
 from limbeck.core.errors import DataError, nearest
 
 
@@ -59,18 +60,26 @@ def entry(arrays: Mapping[str, NDArray[np.generic]], key: str, path: str | Path,
     return arrays[key]
 
 
-def as_labels(values: NDArray[np.generic] | Tensor, who: str) -> Tensor:
+def as_labels(values: NDArray[np.generic] | Tensor, who: str, *, missing: bool = False) -> Tensor:
     """Class numbers as int64 [N].
 
+    Args:
+        values: Numbers, one per sample.
+        who: Begins the message.
+        missing: Whether -1 may stand for a label that a sample has not.
+
     Raises:
-        DataError: They are not one number per sample, not whole, negative or not finite.
+        DataError: They are not one number per sample, not whole, too low or not finite.
     """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iuf":
         raise DataError(f"{who} must be one class number per sample, got {array.dtype} of shape {list(array.shape)}.")
-    bad = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array)) | (array < 0))
+    bad = np.flatnonzero(~np.isfinite(array) | (array != np.floor(array)) | (array < (UNLABELLED if missing else 0)))
     if len(bad):
-        raise DataError(f"{who} must be whole numbers from 0, got {array[bad[0]]} in row {bad[0]}; number the classes from 0.")
+        none = ", and write -1 where there is no label" if missing else ""
+        raise DataError(
+            f"{who} must be whole numbers from 0, got {array[bad[0]]} in row {bad[0]}; number the classes from 0{none}."
+        )
     return torch.from_numpy(array.astype(np.int64))

@@ -38,8 +38,8 @@ def HF(
     """A data set by the `datasets` library: texts, pictures, or a table of numbers and words.
 
     All its splits are taken: `test` is the fixed test split (`validation` where there is no labelled `test`), the others are
-    training rows. A split whose labels are all -1 has no labels and is left out. A data set with a column of pictures gives
-    pictures; with `text`, token ids; else its columns are read as `Table` reads them.
+    training rows. A split whose labels are all -1 is left out; in another one such rows are training rows without a label. A data
+    set with a column of pictures gives pictures; with `text`, token ids; else its columns are read as `Table` reads them.
 
     Args:
         name_or_path: A name on the hub, "ag_news", or with a configuration, "glue:sst2"; a folder written by `save_to_disk`; or a
@@ -92,7 +92,7 @@ class HFPictures(Pictures):
     def __init__(
         self, parts: "dict[str, Any]", column: str, label: str, *, classes: list[str] | None, name: str, size: int
     ) -> None:
-        given = [as_labels(_column(part, label).to_numpy(), f"{name}: labels") for part in parts.values()]
+        given = [as_labels(_column(part, label).to_numpy(), f"{name}: labels", missing=True) for part in parts.values()]
         labels = torch.cat(given)
         named = classes or numbers(name, labels)
         called = _test_part(parts)

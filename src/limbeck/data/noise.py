@@ -114,7 +114,8 @@ def _scaled_to(chances: Tensor, total: int) -> Tensor:
 def noisy(source: Source, rate: float, noise: str, *, seed: int) -> tuple[Tensor, Tensor | None]:
     """The labels of the source with noise, and the true labels where they are known.
 
-    Rows of a fixed test split and of a query set that the user named keep their labels; the rate counts the other rows.
+    Rows of a fixed test split and of a query set that the user named keep their labels, and rows without a label stay so; the
+    rate counts the other rows.
     Where the source knows no true labels and noise is added, the labels before the noise are the true ones.
 
     Args:
@@ -180,8 +181,8 @@ def _features(source: Source, generator: torch.Generator) -> Callable[[Tensor], 
 
 def _noisy_rows(source: Source) -> Tensor:
     """The rows whose labels noise may touch."""
-    fixed = [rows for rows in (source.test_rows, source.query_rows) if rows is not None]
-    return rows_without(len(source), torch.cat(fixed) if fixed else None)
+    fixed = [rows for rows in (source.test_rows, source.query_rows, (~source.labelled).nonzero().squeeze(1)) if rows is not None]
+    return rows_without(len(source), torch.cat(fixed))
 
 
 def _human(source: Source, noise: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import combinations
 from typing import final
 
 import pyarrow as pa
@@ -74,6 +75,7 @@ class Preferences(InMemory):
         whole(length, "Preferences: length")
         if prompt_length is not None and whole(prompt_length, "Preferences: prompt_length") >= length:
             raise UsageError(f"Preferences: prompt_length={prompt_length} leaves no room for replies in {length} tokens.")
+        _check_apart({"prompt": prompt, "chosen": chosen, "rejected": rejected, "own": own}, name)
         tokens = Bytes() if tokenizer is None else tokenizer
         table = read_table(path, name)
         columns = [column(table, key, path, name).to_pylist() for key in (prompt, chosen, rejected, own) if key is not None]
@@ -98,6 +100,17 @@ class Preferences(InMemory):
         if group is not None:
             found, self.group_names = domains([str(value) for value in column(table, group, self.path, self.name).to_pylist()])
             self.groups = found.repeat_interleave(count)
+
+
+def _check_apart(columns: dict[str, str | None], who: str) -> None:
+    """See that no column stands for two things.
+
+    Raises:
+        UsageError: One does.
+    """
+    for first, second in combinations(columns, 2):
+        if columns[first] is not None and columns[first] == columns[second]:
+            raise UsageError(f"{who}: {first} and {second} are both the column '{columns[first]}'; name two different ones.")
 
 
 def _passages(columns: list[list[object]], tokens: Tokens, *, chat: bool, longest: int | None, who: str) -> Iterator[Passage]:

@@ -47,8 +47,8 @@ def Python(target: str, **arguments: Literal) -> Source:
 
 
 def _in_memory(made: tuple[Tensor, ...], name: str) -> InMemory:
-    inputs, given = torch.as_tensor(made[0]), as_labels(made[1], f"{name}: labels")
-    truth = as_labels(made[2], f"{name}: true labels") if len(made) == 3 else None
+    inputs, given = torch.as_tensor(made[0]), as_labels(made[1], f"{name}: labels", missing=True)
+    truth = as_labels(made[2], f"{name}: true labels", missing=True) if len(made) == 3 else None
     tokens = inputs.dtype == torch.int64 and inputs.dim() == 2
     vocabulary = int(inputs.max()) + 1 if tokens and inputs.numel() else None
     source = InMemory(inputs if tokens else as_inputs(inputs, name), given, truth=truth, name=name, vocabulary=vocabulary)

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from limbeck.core.batch import UNLABELLED
 from limbeck.core.errors import DataError
 from limbeck.data.png import png
 from limbeck.data.tokens import Tokens
@@ -48,8 +49,9 @@ class Source(ABC):
         kind: What a sample is: an image [C, H, W], a vector [F], token ids [L], or language: token ids [L] whose next ones are
             the labels.
         classes: The names of the C classes; empty for language.
-        labels: int64 [N], as given, with noise if there is any; for language [N, L], the next token of each.
-        truth: Like the labels, the true ones where they are known; for evaluation only.
+        labels: int64 [N], as given, with noise if there is any, -1 for a training row that has none; for language [N, L], the
+            next token of each.
+        truth: Like the labels, the true ones where they are known; for evaluation only. Of a row without a label nobody asks.
         test_rows: The rows of a test split that the data set fixes; None when a split is to be cut.
         query_rows: The rows of a trusted query set that the user named; None when it is to be cut from the training split.
         input_shape: The shape of one sample.
@@ -100,6 +102,18 @@ class Source(ABC):
         return rows_without(len(self), self.test_rows)
 
     @property
+    def labelled(self) -> Tensor:
+        """Which rows have a label, bool [N]."""
+        return self.labels != UNLABELLED if self.labels.dim() == 1 else torch.ones(len(self), dtype=torch.bool)
+
+    @property
+    def drawn_by(self) -> tuple[Tensor, tuple[str, ...]] | None:
+        """What a mixture draws by, int64 [N] and names: the domains; without any, whether a row has a label; None: nothing."""
+        if self.groups is not None:
+            return self.groups, self.group_names
+        return None if bool(self.labelled.all()) else ((~self.labelled).long(), ("labelled", "unlabelled"))
+
+    @property
     def leading(self) -> Tensor:
         """The rows that follow themselves, int64, sorted."""
         rows = torch.arange(len(self))
@@ -116,7 +130,10 @@ class Source(ABC):
 
     @property
     def strata(self) -> Tensor:
-        """int64 [N], what splits keep the shares of: classes, by true labels where known; for language the domains."""
+        """int64 [N], what splits keep the shares of: classes, by true labels where known; for language the domains.
+
+        Of a row without a label it says nothing.
+        """
         if self.kind != "language":
             return self.labels if self.truth is None else self.truth
         return torch.zeros(len(self), dtype=torch.int64) if self.groups is None else self.groups
@@ -127,9 +144,12 @@ class Source(ABC):
         return self.classes if self.kind != "language" else self.group_names or ("all",)
 
     def right(self, labels: Tensor) -> Tensor | None:
-        """Of which samples these labels are the true ones, bool [N]; None where nobody knows. For language: all that count."""
+        """Of which samples these labels are the true ones, bool [N]; None where nobody knows. For language: all that count.
+
+        Where there is no label, none is wrong.
+        """
         if self.truth is None or labels.dim() == 1:
-            return None if self.truth is None else labels == self.truth
+            return None if self.truth is None else (labels == self.truth) | (labels == UNLABELLED)
         kept = []
         for rows in torch.split(torch.arange(len(self)), _TOGETHER):
             equal, mask = labels[rows] == self.truth[rows], self.read(rows)[1]

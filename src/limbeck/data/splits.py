@@ -59,6 +59,8 @@ def split(
         test_seed: Decides the test split, so that it stays the same for all seeds of a run.
         rare: Classes with fewer rows than this, outside what the source fixes, are trained on and cut into no other part.
 
+    Rows without a label are trained on and cut into no other part; shares are of the others.
+
     Where rows follow others (`Source.follows`), the parts are cut among those that follow themselves, shares are of these, and
     each training row brings its followers with it.
 
@@ -67,6 +69,8 @@ def split(
     seed, test_seed = seed_of(seed, "split"), seed_of(test_seed, "split: test")
     strata, test_rows, named = source.strata, source.test_rows, source.query_rows
     leading = source.leading
+    blank = leading[~source.labelled[leading]]
+    leading = leading[source.labelled[leading]]
     common = _common(source, leading, strata, rare)
 
     def cuttable(rows: Tensor) -> Tensor:
@@ -74,17 +78,17 @@ def split(
 
     if test_rows is None:
         free = cuttable(leading if named is None else _without(leading, named))
-        test_rows = _stratified(source, free, strata, _size(test, len(leading), "test"), "test", test_seed)
+        test_rows = stratified(source, free, strata, size_of(test, len(leading), "test"), "test", test_seed)
     training = _without(leading, test_rows if named is None else torch.cat([test_rows, named]))
-    wanted = _size(validation, len(training), "validation")
-    held = _stratified(source, cuttable(training), strata, wanted, "validation", seed)
+    wanted = size_of(validation, len(training), "validation")
+    held = stratified(source, cuttable(training), strata, wanted, "validation", seed)
     rest = _without(training, held)
     if named is None:
-        size = _size(query, len(training), "query")
+        size = size_of(query, len(training), "query")
         chosen = _balanced(source, cuttable(rest), strata, common.nonzero().flatten(), size, seed)
     else:
         chosen = named
-    parts = (source.led_by(_without(rest, chosen)), chosen, held, test_rows)
+    parts = (source.led_by(torch.cat([_without(rest, chosen), blank])), chosen, held, test_rows)
     return Splits(*(part.sort().values for part in parts))
 
 
@@ -106,7 +110,7 @@ def _common(source: Source, leading: Tensor, strata: Tensor, rare: int) -> Tenso
     return sizes >= rare
 
 
-def _size(value: int | float, total: int, part: str) -> int:
+def size_of(value: int | float, total: int, part: str) -> int:
     """How many rows a count or a share of the total means.
 
     Raises:
@@ -122,7 +126,7 @@ def _size(value: int | float, total: int, part: str) -> int:
     return count
 
 
-def _stratified(source: Source, rows: Tensor, strata: Tensor, count: int, part: str, seed: int) -> Tensor:
+def stratified(source: Source, rows: Tensor, strata: Tensor, count: int, part: str, seed: int) -> Tensor:
     """`count` of the rows, every class in its share.
 
     Raises:

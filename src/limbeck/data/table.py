@@ -54,9 +54,9 @@ class Tabular(InMemory):
         table = table.select([column for column in table.column_names if column not in ignore])
         self.table, self.words = table, text
         apart = (label, *_MARKS, *([] if group is None else [group]))
-        given = column(table, label, place, name)
-        truth = column(table, "true_label", place, name) if "true_label" in table.column_names else None
-        labels, true, found = numbered(given, truth, label, name)
+        given = column(table, label, place, name, gaps=True)
+        truth = column(table, "true_label", place, name, gaps=True) if "true_label" in table.column_names else None
+        labels, true, found = numbered(given, truth, name)
         test_rows = fixed_test_rows(table, place, name)
         training = rows_without(len(labels), test_rows)
         if text is not None:
@@ -90,7 +90,7 @@ class Table(Tabular):
 
     Numbers are brought to mean 0 and standard deviation 1 over the rows outside a fixed test split; word columns become one-hot:
     the 32 most frequent words get a place each and all others share one. Labels are words, numbered in alphabetical order, or
-    whole numbers from 0.
+    whole numbers from 0; a training row whose label's cell is empty has none, and only terms that need no labels learn from it.
 
     Three columns are no inputs: `split` (rows that say "test" are the fixed test split, those that say "validation" where none
     says "test"; all other rows are training rows), `query` (0 and 1: the trusted query set) and `true_label` (for evaluation).
@@ -106,7 +106,7 @@ class Table(Tabular):
         noise: How: "symmetric", "pair_flip", "instance_dependent" or "human:<file>:<key>".
         seed: Seed of the noise.
 
-    A missing file or column, empty cells, NaN, and labels out of range are a DataError.
+    A missing file or column, empty cells elsewhere, NaN, and labels out of range are a DataError.
     """
 
     def __init__(

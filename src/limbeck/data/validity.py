@@ -30,9 +30,9 @@ def check(source: Source) -> None:
         raise DataError(f"{name}: there are no rows; give at least one.")
     check_labels(source.labels, source, "labels")
     if source.truth is not None:
-        check_labels(source.truth, source, "true labels")
         if len(source.truth) != len(source):
             raise DataError(f"{name}: {len(source)} labels and {len(source.truth)} true labels; give one for each sample.")
+        check_labels(source.truth, source, "true labels")
     if source.kind != "language":
         _check_classes(source)
     _check_rows(source)
@@ -56,7 +56,7 @@ def _check_classes(source: Source) -> None:
     name, count = source.name, len(source.classes)
     if len(source) < count:
         raise DataError(f"{name}: {len(source)} rows are fewer than the {count} classes; give more data.")
-    sizes = torch.bincount(source.labels, minlength=count)
+    sizes = torch.bincount(source.labels[source.labelled], minlength=count)
     if bool((sizes == 0).any()):
         empty = int((sizes == 0).nonzero()[0])
         raise DataError(
@@ -65,7 +65,7 @@ def _check_classes(source: Source) -> None:
 
 
 def check_labels(labels: Tensor, source: Source, what: str) -> None:
-    """See that labels are class numbers of the source, or for language token ids, also where they do not count.
+    """See that labels are class numbers of the source, or -1; for language token ids, also where they do not count.
 
     Raises:
         DataError: They are not.
@@ -77,7 +77,7 @@ def check_labels(labels: Tensor, source: Source, what: str) -> None:
             f"{source.name}: {what} must be int64 of shape [{wanted}], got {labels.dtype} of shape {list(labels.shape)}."
         )
     top = source.outputs - 1
-    wrong = ((labels < 0) | (labels > top)).nonzero()
+    wrong = ((labels < 0) & source.labelled.view(-1, *[1] * (labels.dim() - 1)) | (labels > top)).nonzero()
     if len(wrong):
         value, row = int(labels[tuple(wrong[0])]), int(wrong[0, 0])
         raise DataError(f"{source.name}: {what} must lie in 0 to {top}, got {value} in row {row}.")
@@ -119,6 +119,11 @@ def _check_rows(source: Source) -> None:
             raise DataError(f"{source.name}: the {what} are named, but there are none; name at least one.")
         if int(rows.min()) < 0 or int(rows.max()) >= len(source) or len(torch.unique(rows)) < len(rows):
             raise DataError(f"{source.name}: the {what} must be different rows from 0 to {len(source) - 1}.")
+        blank = rows[~source.labelled[rows]]
+        if len(blank):
+            raise DataError(
+                f"{source.name}: row {int(blank[0])} is one of the {what} and has no label; give it one, or train on it."
+            )
     if source.test_rows is not None and source.query_rows is not None:
         both = source.test_rows[torch.isin(source.test_rows, source.query_rows)]
         if len(both):

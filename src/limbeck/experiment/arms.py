@@ -141,17 +141,20 @@ def arms_of(recipe: Recipe, parts: Parts) -> list[Arm]:
         )
         for name in recipe.compare
     ]
-    name, title = _named(parts)
+    name, title = _named(recipe, parts)
     return [*rivals, Arm(name, title, main, step, objective, balancer, average, recipe.query_in_training, mixture)]
 
 
-def _named(parts: Parts) -> tuple[str, str]:
-    """What the method under test is called: KD-AIF where influence makes the weights, else by its weighting."""
-    weighting, step = parts.weighting(), parts.step()
-    if isinstance(step, Offline):
+def _named(recipe: Recipe, parts: Parts) -> tuple[str, str]:
+    """What the method under test is called: KD-AIF where influence makes the weights, else by its weighting.
+
+    Parts stand as they were typed, with every argument that somebody thought of.
+    """
+    step = parts.step()
+    if isinstance(step, Offline) and recipe.step == "Offline()":
         return "kd_aif", "KD-AIF (offline)"
-    told = [*([] if isinstance(step, Student) else [step]), *([] if parts.mixture is None else [parts.mixture()])]
-    suffix = f" ({', '.join(map(repr, told))})" if told else ""
-    if isinstance(weighting, InfluenceWeighting):
+    told = [*([] if isinstance(step, Student) else [recipe.step]), *([] if recipe.mixture is None else [recipe.mixture])]
+    suffix = f" ({', '.join(told)})" if told else ""
+    if isinstance(step, Offline) or isinstance(parts.weighting(), InfluenceWeighting):
         return "kd_aif", f"KD-AIF{suffix}"
-    return "main", f"KD, {weighting!r}{suffix}"
+    return "main", f"KD, {recipe.weighting}{suffix}"

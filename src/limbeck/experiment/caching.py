@@ -131,7 +131,7 @@ def _made(recipe: Recipe) -> tuple[Parts, Seeded]:
     parts = recipe.build()
     if isinstance(parts.teacher, Ready) and isinstance(parts.teacher.teacher, Stored):
         raise UsageError(f"cache: the answers of {parts.teacher!r} are stored already; name a net or a served teacher.")
-    if parts.forgets_teacher:
+    if parts.forgets_teacher or parts.learns_beside:
         raise UsageError(f"cache: {recipe.step} has no teacher before the student is trained; take step: Student().")
     check(parts.data)
     return parts, seeded(recipe, parts, recipe.seed)

@@ -36,6 +36,7 @@ class Names:
         hint: Where to see all names: "`limbeck list terms` shows all".
         elsewhere: What a name is, when it is known but has no place here: {"EKFAC": "solver"}.
         suggest: What may have been meant by an unknown name, `; did you mean ...?`, or an empty text.
+        example: One of the names, for messages; the first by the alphabet where none is given.
     """
 
     what: str
@@ -44,6 +45,7 @@ class Names:
     hint: str = ""
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     suggest: Callable[[str], str] | None = None
+    example: str = ""
 
     def meant(self, name: str) -> str:
         """What may have been meant by an unknown name, as `nearest` says it."""
@@ -185,7 +187,7 @@ def _a(noun: str) -> str:
 
 
 def _example(names: Names) -> str:
-    return f"{min(names.makers, default='Name')}(...)"
+    return f"{names.example or min(names.makers, default='Name')}(...)"
 
 
 @dataclass(frozen=True)

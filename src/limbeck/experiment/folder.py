@@ -213,6 +213,19 @@ def write_model(path: Path, model: nn.Module) -> None:
     write_whole(path, save({name: part.detach().cpu().contiguous().clone() for name, part in model.state_dict().items()}))
 
 
+def check_finished(folder: Path) -> None:
+    """See that a run ended in this folder.
+
+    Raises:
+        UsageError: It was stopped, or there is none.
+    """
+    if (folder / RESULT).is_file():
+        return
+    if (folder / RECIPE).is_file():
+        raise UsageError(f"score: the run in {folder} has not ended; go on with it first: limbeck run --resume {folder}")
+    raise UsageError(f"score: {folder} is no finished run folder; make one with `limbeck run`, such as `limbeck run digits`.")
+
+
 def read_json(path: Path) -> dict[str, object]:
     """What `write_json` wrote.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
-from limbeck.core.errors import RunError, UsageError
+from limbeck.core.errors import RunError
 from limbeck.data.loader import Loader
 from limbeck.data.validity import check
 from limbeck.distiller import Distiller
@@ -91,8 +91,7 @@ def kept(folder: Path, *, allow_python: bool = False) -> Kept:
         UsageError: The folder is no finished run.
         RunError: The folder is damaged.
     """
-    if not (folder / files.RESULT).is_file():
-        raise UsageError(f"score: {folder} is no finished run folder; make one with `limbeck run`, such as `limbeck run digits`.")
+    files.check_finished(folder)
     content = files.read_json(folder / files.RESULT)
     recipe = load(folder / files.RECIPE, allow_python=allow_python)
     torch.set_num_threads(recipe.threads)

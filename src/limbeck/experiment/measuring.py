@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.batch import Batch
+from limbeck.core.batch import UNLABELLED, Batch
 from limbeck.core.outputs import Outputs
 from limbeck.data.loader import whole
 from limbeck.data.source import Source
@@ -51,7 +51,7 @@ class Opinion:
 
     Args:
         label: [N] the class that it chooses; for language the share of counted tokens at which it chooses the given one.
-        prob: [N] its probability of the given label; for language the mean over the counted tokens.
+        prob: [N] its probability of the given label, NaN where there is none; for language the mean over the counted tokens.
     """
 
     label: Tensor
@@ -65,20 +65,25 @@ def opinion(model: nn.Module, source: Source, rows: Tensor, labels: Tensor) -> O
         for piece in pieces(model, whole(source, some, labels)):
             log_p = log_softmax(_answer(model, piece))
             given = labels[piece.index]
-            choice, prob = log_p.argmax(-1), log_p.exp().gather(-1, given.unsqueeze(-1)).squeeze(-1)
+            known, choice = given != UNLABELLED, log_p.argmax(-1)
+            prob = log_p.exp().gather(-1, given.where(known, 0).unsqueeze(-1)).squeeze(-1).where(known, torch.nan)
             chosen.append(choice if given.dim() == 1 else token_mean((choice == given).float(), piece.mask))
             probs.append(token_mean(prob, piece.mask))
     return Opinion(torch.cat(chosen), torch.cat(probs))
 
 
-def label_columns(source: Source, rows: Tensor, labels: Tensor) -> tuple[list[float], list[float | None]]:
+def label_columns(source: Source, rows: Tensor, labels: Tensor) -> tuple[list[float | None], list[float | None]]:
     """The columns `label` and `true_label` of samples.parquet.
 
-    Class numbers; for language shares of the counted tokens: of those that are given, 1, and of those of them that are true.
+    Class numbers, None for both where there is no label; for language shares of the counted tokens: of those that are given, 1,
+    and of those of them that are true.
     """
     if source.kind != "language":
-        return labels[rows].tolist(), [None] * len(rows) if source.truth is None else source.truth[rows].tolist()
-    given: list[float] = [1.0] * len(rows)
+        found = labels[rows].tolist()
+        truth = [None] * len(rows) if source.truth is None else source.truth[rows].tolist()
+        pairs = [(None, None) if own == UNLABELLED else (own, true) for own, true in zip(found, truth, strict=True)]
+        return [own for own, _ in pairs], [true for _, true in pairs]
+    given: list[float | None] = [1.0] * len(rows)
     if source.truth is None:
         return given, [None] * len(rows)
     kept = [token_mean((labels[some] == source.truth[some]).double(), source.read(some)[1]) for some in torch.split(rows, ROWS)]

@@ -23,6 +23,9 @@ from limbeck.experiment.unit import Worker
 INFLUENCE_SHARE = 1.0
 """What a weighted step takes beyond a plain one, in plain steps: a rough figure, see benchmarks/step.py."""
 
+MANY = 1_000_000
+"""Tokens that are written for figures: fewer need no word."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -60,11 +63,13 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     memory = sizes[0] + 5 * sizes[1] + activations  # student: weights, gradient, momentum, q and a lookahead or factors
     sizes_of = ", ".join(f"{size} {name}" for name, size in data.splits.counts.items())
     flipped = "" if data.clean is None else f", {int((~data.clean[data.splits.train]).sum())} training labels are wrong"
+    blank = int((~parts.data.labelled).sum())
+    blank_words = f", {blank} training samples have no label" if blank else ""
     with torch.no_grad():
         shape = list(Tapped(student.eval())(batch).logits.shape)
     lines = (
         f"recipe     {recipe.name}: nothing is trained and nothing written",
-        f"data       {parts.data.name}: {sizes_of}{flipped}",
+        f"data       {parts.data.name}: {sizes_of}{flipped}{blank_words}",
         f"shapes     a batch is {list(batch.inputs.shape)}, logits are {shape}",
         f"teacher    {parts.teacher!r}: {spoken_cost(cost_of(teacher, batch))}",
         *(f"assistant  {net!r}: {parameters(net.build(data.spec)):,} parameters" for net in parts.assistants),
@@ -76,8 +81,15 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"memory     about {memory / 2**20:.0f} MB a step beside the data",
         f"time       about {_spoken(seconds)} ({1000 * step_s:.1f} ms a plain step here and now)",
         *(f"note       {doubt}" for doubt in (doubts_about_queries(parts.data, data) if weighted else ())),
+        *_about_completions(recipe, data, recipe.seeds * worker.units(arms)),
     )
     return Plan(lines, seconds, memory)
+
+
+def _about_completions(recipe: Recipe, data: Seeded, nets: int) -> list[str]:
+    """What is written for figures alone, where it is so much that it may take longer than the training."""
+    tokens = nets * recipe.completions * data.spec.input_shape[0]
+    return [f"note       completions: {nets} nets write up to {tokens:,} tokens, a forward pass each"] if tokens > MANY else []
 
 
 def _measure(distiller: torch.nn.Module, batch: object) -> tuple[float, int]:

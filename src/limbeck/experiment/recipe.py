@@ -47,7 +47,7 @@ EXPRESSIONS: Mapping[str, tuple[catalogue.Kind, ...]] = {
 }
 """The keys whose values are expressions, `assistants` a list of them: what each takes, then what may stand in its brackets."""
 EXAMPLES = {"optimizer": "SGD", "objective": "KD", "weighting": "InfluenceWeighting", "data": "Digits", "student": "MLP"}
-"""What stands for a key where an argument is written in the place of one."""
+"""What messages name for a key, and for others of its kind."""
 ALSO: Mapping[str, tuple[catalogue.Kind, ...]] = {"teacher": ("teachers",)}
 """Further kinds that a key takes."""
 STATEFUL = ("weighting", "balancer", "mixture", "step", "average")
@@ -80,6 +80,13 @@ class Parts:
         from limbeck.training.steps.mean_teacher import MeanTeacher
 
         return isinstance(self.step(), MeanTeacher)
+
+    @property
+    def learns_beside(self) -> bool:
+        """Whether the teacher is a peer that learns while the student does, from the first step, and not before."""
+        from limbeck.training.steps.mutual import Mutual
+
+        return isinstance(self.step(), Mutual)
 
 
 class Recipe(BaseModel):
@@ -310,7 +317,7 @@ class Recipe(BaseModel):
             raise UsageError(
                 f"completions: {parts.data.name} has no texts that could be gone on with; leave it out, or take Text(...)."
             )
-        if self.mixture is not None and parts.data.groups is None:
+        if self.mixture is not None and parts.data.drawn_by is None:
             raise UsageError(f"mixture: {parts.data.name} has no domains to mix; name their column with group=...")
         for term in parts.objective.modules():
             if isinstance(term, OnReplies):
@@ -333,6 +340,8 @@ class Recipe(BaseModel):
         for key, chain in chains.items():
             if chain and parts.objective.deploys:
                 raise UsageError(f"{key}: {parts.objective!r} keeps another net than the student, which cannot teach the next.")
+        if self.assistants and parts.learns_beside:
+            raise UsageError(f"assistants: {self.step} has student and teacher learn side by side; leave assistants out.")
         if self.assistants and "teacher" not in needs:
             raise UsageError(
                 f"assistants: {parts.objective!r} asks no teacher, so nothing is handed on; add KD(), or leave them out."
@@ -417,6 +426,7 @@ def names_for(key: str) -> Names:
         hint=f"`limbeck list {own}` shows all",
         elsewhere={row.name: catalogue.WORDS[row.kind] for row in catalogue.everything()},
         suggest=in_a_collection if own == "models" else None,
+        example=next((word for other, word in EXAMPLES.items() if EXPRESSIONS[other][0] == own), ""),
     )
 
 

@@ -12,7 +12,7 @@ from limbeck.core.errors import UsageError
 from limbeck.data.loader import whole
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
-from limbeck.experiment.arms import Arm, assistant
+from limbeck.experiment.arms import Arm, assistant, labels_only
 from limbeck.experiment.progress import Silent
 from limbeck.experiment.ready import as_teacher
 from limbeck.experiment.recipe import Parts, Recipe
@@ -29,20 +29,15 @@ def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], 
     """Build every net and take one step of every arm, on nets that are thrown away; in chains, of every link too.
 
     Raises:
-        UsageError: A part does not fit the others, or a batch is larger than the data.
+        UsageError: A part does not fit the others, or a batch or the completions are more than the data has.
     """
-    if recipe.batch_size % engine.processes:
-        raise UsageError(
-            f"batch_size: {recipe.batch_size} samples do not divide among {engine.processes} processes; choose a multiple."
-        )
-    fewest = min(len(data.splits.train) for data in sets)
-    if recipe.batch_size > fewest:
-        raise UsageError(f"batch_size: {recipe.batch_size} is more than the {fewest} training samples; choose a smaller one.")
+    worker = Worker(recipe, parts, engine, Path(), Silent())
+    _check_sizes(worker, arms, sets)
     spec = sets[0].spec
     teacher = parts.teacher.build(spec) if parts.teacher_weights is None else given_teacher(parts, spec)
     if isinstance(teacher, Stored):
         teacher.check(whole(parts.data, spread(len(parts.data)), parts.data.labels))
-    steps = Worker(recipe, parts, engine, Path(), Silent()).steps(sets[0])
+    steps = worker.steps(sets[0])
     for number, net in enumerate(parts.assistants, start=1):
         _try_step(recipe, replace(parts, student=net), assistant(recipe, parts, number), sets[0], teacher, engine)
         teacher = net.build(spec)
@@ -55,15 +50,39 @@ def rehearse(recipe: Recipe, parts: Parts, arms: list[Arm], sets: list[Seeded], 
         _try_step(recipe, parts, arms[-1], sets[0], recipe.last_teacher(parts).build(spec), engine)
 
 
+def _check_sizes(worker: Worker, arms: list[Arm], sets: list[Seeded]) -> None:
+    """See that batches and completions are no more than there is.
+
+    Raises:
+        UsageError: They are, or a batch does not divide among the processes.
+    """
+    recipe, processes = worker.recipe, worker.engine.processes
+    if recipe.batch_size % processes:
+        raise UsageError(f"batch_size: {recipe.batch_size} samples do not divide among {processes} processes; choose a multiple.")
+    fewest = min(len(data.splits.train) for data in sets)
+    if recipe.batch_size > fewest:
+        raise UsageError(f"batch_size: {recipe.batch_size} is more than the {fewest} training samples; choose a smaller one.")
+    objectives = [*(arm.objective() for arm in arms), *([labels_only(worker.parts.data)] if worker.teachers else [])]
+    fewest = min(len(data.of_use(objective, data.splits.train)) for data in sets for objective in objectives)
+    if recipe.batch_size > fewest:
+        raise UsageError(
+            f"batch_size: {recipe.batch_size} is more than the {fewest} training samples that have a label, which is all that "
+            "the teacher, or an arm of terms that need labels, is trained on; choose a smaller one."
+        )
+    tested = len(sets[0].test)
+    if recipe.completions > tested:
+        raise UsageError(f"completions: {recipe.completions} is more than the {tested} test rows; choose {tested} or fewer.")
+
+
 def _try_step(recipe: Recipe, parts: Parts, arm: Arm, data: Seeded, teacher: nn.Module, engine: Engine) -> None:
     """One step of an arm: what its weights or its step refuse, they refuse here."""
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         step = arm.step()
         model, guide = parts.student.build(data.spec), as_teacher(deepcopy(teacher), trained=step.trains_teacher)
-        loader = loader_for(recipe, parts, data, data.splits.train, arm.mixture())
-        weighting, balancer, per = arm.weighting(), arm.balancer(), recipe.per
-        distiller = Distiller(model, guide, arm.objective(), weighting=weighting, balancer=balancer, per=per).build(loader)
+        weighting, balancer, per, objective = arm.weighting(), arm.balancer(), recipe.per, arm.objective()
+        loader = loader_for(recipe, parts, data, data.of_use(objective, data.splits.train), arm.mixture())
+        distiller = Distiller(model, guide, objective, weighting=weighting, balancer=balancer, per=per).build(loader)
         fit(
             distiller,
             loader,

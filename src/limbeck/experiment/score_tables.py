@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from limbeck.core.batch import UNLABELLED
 from limbeck.core.checks import one_of, whole
 from limbeck.core.errors import UsageError
 from limbeck.experiment import folder as files
@@ -157,7 +158,7 @@ def _sums(run: Kept, name: str, phi: Tensor, groups: Tensor) -> dict[str, list[o
     names = run.parts.data.classes if name != "domain" else run.parts.data.group_names
     return {
         "group": numbers.tolist(),
-        "name": [names[number] if names else str(number) for number in numbers.tolist()],
+        "name": ["" if number == UNLABELLED else names[number] if names else str(number) for number in numbers.tolist()],
         "samples": counts.long().tolist(),
         "score": sums.tolist(),
     }

@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from limbeck.core.batch import Batch
+from limbeck.core.batch import UNLABELLED, Batch
 from limbeck.core.errors import UsageError
+from limbeck.core.objective import Objective
 from limbeck.data.domains import Domains
 from limbeck.data.loader import Loader, whole
 from limbeck.data.source import Source
@@ -42,6 +43,10 @@ class Seeded:
     clean: Tensor | None
     spec: DataSpec
 
+    def of_use(self, objective: Objective, rows: Tensor) -> Tensor:
+        """Which of the training rows an objective can learn from: those with a label, where each of its terms needs one."""
+        return rows[self.labels[rows] != UNLABELLED] if objective.labelled_only and self.labels.dim() == 1 else rows
+
 
 def seeded(recipe: Recipe, parts: Parts, seed: int) -> Seeded:
     """Cut the data for one seed. Query, validation and test carry true labels where they are known."""
@@ -69,7 +74,7 @@ def doubts_about_queries(source: Source, data: Seeded) -> list[str]:
     if source.truth is None:
         said.append("The query set has the labels as given: influence is only as good as they are; give a trusted query set.")
     strata, size = source.strata, len(data.splits.query)
-    trained = set(strata[data.splits.train].tolist())
+    trained = set(strata[data.splits.train[source.labelled[data.splits.train]]].tolist())
     missing = trained - set(strata[data.splits.query].tolist())
     if missing:
         what = "domains" if source.kind == "language" else "classes"

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.objective import Objective
-from limbeck.core.term import COLUMNS
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
@@ -106,7 +105,7 @@ def scored(objective: Objective, student: nn.Module, teacher: nn.Module) -> tupl
     Terms that are for what a step has written say nothing of the samples of the data; where there are no others, the labels do.
     """
     factors = objective.factors.tolist()
-    told = [(coef * own, term) for (coef, term), own in zip(objective.parts, factors, strict=True) if not term.needs & COLUMNS]
+    told = [(coef * own, term) for (coef, term), own in zip(objective.parts, factors, strict=True) if term.drawn is None]
     if len(told) < len(objective.parts):
         objective = Objective(told or [(1.0, CE())])
     guide = as_teacher(teacher) if "teacher" in objective.needs else None
@@ -135,11 +134,15 @@ class Worker:
 
     @property
     def teachers(self) -> tuple[Architecture, ...]:
-        """The nets that are trained as teachers; none where their weights are given, or where the step forgets them."""
-        given = self.parts.teacher_weights is not None or is_given(self.parts.teacher) or self.parts.forgets_teacher
-        if given or self.recipe.teacher_epochs == 0:
+        """The nets that are trained as teachers; none where their weights are given, or where the step makes or trains them."""
+        if self._given or self.parts.forgets_teacher or self.parts.learns_beside:
             return ()
         return tuple(self.parts.teacher.members) if isinstance(self.parts.teacher, DeepEnsemble) else (self.parts.teacher,)
+
+    @property
+    def _given(self) -> bool:
+        """Whether the teacher can teach as it is."""
+        return self.parts.teacher_weights is not None or is_given(self.parts.teacher) or self.recipe.teacher_epochs == 0
 
     def generations(self, arm: Arm) -> int:
         """How many students an arm trains one after the other; one where none could teach the next."""
@@ -152,8 +155,9 @@ class Worker:
     def steps(self, data: Seeded, *, teacher: bool = False) -> int:
         """Optimiser steps of every student, or of the teacher: the same for all arms, whatever rows they train on."""
         epochs = self.recipe.teacher_epochs if teacher else self.recipe.epochs
-        rows = len(data.splits.train) + (len(data.splits.query) if self.recipe.query_in_training and not teacher else 0)
-        return epochs * max(rows // self.recipe.batch_size, 1)
+        rows = data.of_use(labels_only(self.parts.data), data.splits.train) if teacher else data.splits.train
+        count = len(rows) + (len(data.splits.query) if self.recipe.query_in_training and not teacher else 0)
+        return epochs * max(count // self.recipe.batch_size, 1)
 
     def teacher(self, data: Seeded) -> Unit:
         """The teacher: trained on the labels as given, each member of an ensemble by itself, or read from a file, or as built."""
@@ -205,7 +209,7 @@ class Worker:
     def _read_teacher(self, data: Seeded) -> Unit:
         torch.manual_seed(data.seed * 2)
         model = given_teacher(self.parts, data.spec)
-        if not gives_logits(model) or self.parts.forgets_teacher:
+        if not gives_logits(model) or self.parts.forgets_teacher or not self._given:
             return Unit(model, {}, [], [], 0.0, {})
         written = {} if isinstance(model, Teacher) else self._written(data, Tapped(model))
         return Unit(model, {**figures_of(answering(model), data.test).named(), **written}, [], [], 0.0, {})
@@ -276,6 +280,7 @@ class Worker:
         weighting, balancer, per = arm.weighting(), arm.balancer(), self.recipe.per
         distiller = Distiller(model, guide, arm.objective(), weighting=weighting, balancer=balancer, per=per)
         rows = torch.cat([data.splits.train, data.splits.query]).sort().values if arm.query_in_training else data.splits.train
+        rows = data.of_use(distiller.objective, rows)
         loader = loader_for(self.recipe, self.parts, data, rows, arm.mixture())
         return distiller.build(loader), loader
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from limbeck.core.batch import UNLABELLED
+
 
 def full_precision(logits: Tensor) -> Tensor:
     """Half-precision logits as float32; float32 and float64 as they are."""
@@ -30,19 +32,7 @@ def heated(logits: Tensor, T: float | Tensor = 1.0) -> Tensor:
 
 def kl_summands(log_p: Tensor, log_q: Tensor) -> Tensor:
     """P (log p - log q) class by class, [..., C]; a class with p = 0 adds 0, also where its log-probability is -inf."""
-    gap = log_p - log_q
-    return log_p.exp() * (torch.where(log_p > -torch.inf, gap, 0.0) if _may_have_zeros(log_p) else gap)
-
-
-def _may_have_zeros(log_p: Tensor) -> bool:
-    """Whether a class may have p = 0. On the CPU a look costs a fifth of the guard, which takes a pass over all classes each way.
-
-    Elsewhere to look is to wait for the device, and transforms and compiled graphs cannot: there the guard stands always.
-    """
-    blind = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if blind or log_p.device.type != "cpu" or not log_p.numel():
-        return True
-    return not bool(log_p.detach().amin() > -torch.inf)  # a NaN, of a token that does not count, hides what stands beside it
+    return log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
 
 
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -121,11 +111,13 @@ def log_cosh_gap(student: Tensor, teacher: Tensor, T: float) -> Tensor:
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """-sum_c y_c log softmax(logits)_c with y the one-hot label mixed with `smoothing` of the uniform distribution.
 
+    A target of -1 stands for none, and its value is 0.
+
     Shapes: [..., C], int64 [...] -> [...].
     """
-    log_p = log_softmax(logits)
-    own = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return own if smoothing == 0 else (1 - smoothing) * own - smoothing * log_p.mean(-1)
+    log_p, known = log_softmax(logits), targets != UNLABELLED
+    own = -log_p.gather(-1, targets.where(known, 0).unsqueeze(-1)).squeeze(-1)
+    return (own if smoothing == 0 else (1 - smoothing) * own - smoothing * log_p.mean(-1)).where(known, 0)
 
 
 def token_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -84,6 +84,7 @@ class AdaptiveReplay:
     """
 
     trains_teacher = False
+    writes = True
 
     def __init__(
         self,

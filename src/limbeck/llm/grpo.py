@@ -54,6 +54,7 @@ class GRPO:
     """
 
     trains_teacher = False
+    writes = True
 
     def __init__(self, reward: Reward, group: int = 8, *, length: int = 128, context: int = 1, reuse: int = 1) -> None:
         self.reward, self.group = reward, whole(group, "GRPO: group", least=2)

@@ -52,6 +52,7 @@ class OnPolicy:
     """
 
     trains_teacher = False
+    writes = True
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.core.outputs import Views
-from limbeck.core.term import COLUMNS, Term
+from limbeck.core.term import Term
 from limbeck.data.loader import Loader, whole
 from limbeck.data.seeding import generator_for
 from limbeck.data.source import Source
@@ -47,9 +47,10 @@ class WithText:
         self.step, self.text = step, text
         self.objective = as_objective(CE() if objective is None else objective)
         own = self.objective
-        if own.unbuilt or own.remembers or own.deploys or own.student_taps or own.teacher_taps or own.needs & COLUMNS:
+        drawn = any(term.drawn is not None for _, term in own.parts)
+        if own.unbuilt or own.remembers or own.deploys or own.student_taps or own.teacher_taps or drawn:
             raise UsageError(f"WithText: a text is learnt by terms that read logits and labels only, got {own!r}.")
-        self.trains_teacher = step.trains_teacher
+        self.trains_teacher, self.writes = step.trains_teacher, step.writes
         self.source: Source | None = None
         self.seed = 0
 

@@ -1,10 +1,15 @@
 """What terms read from the views, checked once: the logits of both sides, labels that fit them; and terms that can be wrapped."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from limbeck.core.errors import ShapeError, UsageError
-from limbeck.core.outputs import Views
+from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term, same_classes, targets_of, teacher_of
+from limbeck.core.topk import TopK
+from limbeck.functional.divergences import softened, token_mean
+from limbeck.functional.topk import fewer, top_k
 
 
 def both_logits(views: Views, who: str) -> tuple[Tensor, Tensor]:
@@ -17,6 +22,45 @@ def both_logits(views: Views, who: str) -> tuple[Tensor, Tensor]:
     student, teacher = views.student.logits, teacher_of(views, who).logits
     same_classes(student, teacher, who)
     return student, teacher
+
+
+def softened_between(views: Views, who: str, divergence: Callable[[Tensor, Tensor], Tensor], T: float | Tensor) -> Tensor:
+    """T^2 divergence(log softmax(teacher / T), log softmax(student / T)), one value per sample, [B].
+
+    Raises:
+        ShapeError: They differ in their classes.
+        UsageError: There is no teacher.
+    """
+    student, teacher = both_logits(views, who)
+    return token_mean(softened(divergence, student, teacher, T), views.batch.mask)
+
+
+def known_classes(student: Tensor, outputs: Outputs, k: int | None, T: float, who: str) -> TopK:
+    """The k most probable classes of a side at temperature T, or for k = None all that are known, of the student's classes.
+
+    Raises:
+        ShapeError: The side and the student differ in their classes.
+        UsageError: Fewer than k classes are known, or at another temperature.
+    """
+    sparse = outputs.sparse
+    most = student.shape[-1] if sparse is None else sparse.k
+    wanted = most if k is None else k
+    if wanted > most:
+        raise UsageError(f"{who}: k is {k}, but only {most} classes are known of the teacher; lower k, or store more.")
+    if sparse is None:
+        same_classes(student, outputs.logits, who)
+        return top_k(outputs.logits, wanted, T)
+    if sparse.T != T:
+        raise UsageError(
+            f"{who}: compares at temperature {T:g}, but the teacher's probabilities were taken at {sparse.T:g}, and the others' "
+            "mass cannot be softened afterwards; take the same, or store them anew."
+        )
+    if sparse.ids.shape[:-1] != student.shape[:-1] or sparse.classes not in (None, student.shape[-1]):
+        raise ShapeError(
+            f"{who}: student logits {list(student.shape)} do not fit the {sparse.k} most probable of {sparse.classes or 'some'} "
+            f"classes of the teacher, {list(sparse.ids.shape)}; they must be of the same classes."
+        )
+    return fewer(sparse, wanted)
 
 
 def fitting_labels(views: Views, who: str) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.errors import ShapeError, UsageError
+from limbeck.core.checks import one_of
+from limbeck.core.errors import ShapeError
 
 Kind = Literal["linear", "mlp", "identity", "exit"]
 
@@ -16,14 +17,8 @@ DROPOUT = 0.1
 
 
 def head_name(value: str, who: str) -> Kind:
-    """The value when it is the name of a head.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if value not in get_args(Kind):
-        raise UsageError(f"{who}: head must be one of {', '.join(get_args(Kind))}, got {value!r}.")
-    return cast(Kind, value)
+    """The value when it is the name of a head."""
+    return cast(Kind, one_of(value, get_args(Kind), f"{who}: head"))
 
 
 def make_head(kind: Kind, features: Tensor, classes: int, *, halvings: int = 0, last: int = 0) -> nn.Module:

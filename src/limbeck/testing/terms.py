@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from limbeck.align.taps import PENULTIMATE, Tapped
+from limbeck.core.batch import UNLABELLED
+from limbeck.core.objective import Objective
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term
 from limbeck.influence.gradients import forward_rules
@@ -193,11 +195,23 @@ def assert_autocast_changes_nothing(term: Term, views: Views) -> None:
 
 
 def assert_gradcheck(term: Term, views: Views) -> None:
-    """Backward, forward and second derivatives in what is the student's are those of differences, what is detached held.
+    """Backward and forward derivatives in what is the student's are those of differences, what is detached held.
 
     Along random directions, which find a wrong entry almost surely; entry by entry takes many times as long.
     """
     forward_rules()
+    value, leaves = _of_the_students(term, views)
+    assert gradcheck(value, leaves, check_forward_ad=True, fast_mode=True, check_undefined_grad=False)
+
+
+def assert_gradgradcheck(term: Term, views: Views) -> None:
+    """Second derivatives in what is the student's are those of differences, what is detached held; along random directions."""
+    value, leaves = _of_the_students(term, views)
+    assert gradgradcheck(value, leaves, fast_mode=True, check_undefined_grad=False)
+
+
+def _of_the_students(term: Term, views: Views) -> tuple[Callable[..., Tensor], list[Tensor]]:
+    """A term as a function of what is the student's, of three samples, and where it is looked at."""
     few, held = take(views, slice(0, 3)), Held()
     leaves = leaves_of(few.student)
 
@@ -206,8 +220,7 @@ def assert_gradcheck(term: Term, views: Views) -> None:
             return at(term, few, parts)
 
     value(*leaves)
-    assert gradcheck(value, leaves, check_forward_ad=True, fast_mode=True, check_undefined_grad=False)
-    assert gradgradcheck(value, leaves, fast_mode=True, check_undefined_grad=False)
+    return value, leaves
 
 
 def assert_zero_at_teacher(term: Term, views: Views) -> None:
@@ -225,6 +238,21 @@ def assert_zero_at_teacher(term: Term, views: Views) -> None:
     assert_close(value, torch.zeros_like(value), rtol=0, atol=1e-12)
     for slope in gradients(value, leaves):
         assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-12)
+
+
+def assert_zero_without_a_label(term: Term, views: Views) -> None:
+    """In an objective a term that needs labels is 0 and flat for a sample without one, and for the others what it was."""
+    targets = views.batch.targets
+    if "targets" not in term.needs or targets is None or targets.dim() != 1 or term.coupled:
+        return
+    blank = torch.arange(len(targets)) % 2 == 0
+    views = replace(views, batch=replace(views.batch, targets=targets.masked_fill(blank, UNLABELLED)))
+    leaves = leaves_of(views.student)
+    value = at(Objective([(1.0, term)]), views, leaves)[0]
+    filled = replace(views, batch=replace(views.batch, targets=targets))
+    assert_close(value, value_of(term, filled).masked_fill(blank, 0))
+    for slope in gradients(value, leaves):
+        assert not slope[blank].any()
 
 
 def assert_state_round_trips(term: Term, views: Views) -> None:
@@ -312,7 +340,9 @@ PROPERTIES: tuple[Property, ...] = (
     assert_finite_at_extreme_numbers,
     assert_autocast_changes_nothing,
     assert_gradcheck,
+    assert_gradgradcheck,
     assert_zero_at_teacher,
+    assert_zero_without_a_label,
     assert_state_round_trips,
     assert_parts_are_trained,
     assert_evaluation_changes_nothing,

@@ -71,6 +71,7 @@ def fit(
     steps = whole(epochs, "fit: epochs") * len(loader) if steps is None else whole(steps, "fit: steps")
     clip = None if clip is None else positive(clip, "fit: clip")
     _check_parts(distiller, optimizer, accumulate, queries)
+    _check_drawn(distiller, step)
     distiller.to(engine.device)
     queries = None if queries is None else queries.to(engine.device)
     few = read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device)
@@ -135,6 +136,21 @@ def _check_parts(distiller: Distiller, optimizer: Optimizer, accumulate: int, qu
     if missing:
         raise UsageError(
             f"fit: the optimiser leaves out {missing} parameters of the objective's own parts; make it of distiller.trained()."
+        )
+
+
+def _check_drawn(distiller: Distiller, step: Update) -> None:
+    """See that terms on drawn tokens get such: those of the data they would take for the student's, and lead it astray.
+
+    Raises:
+        UsageError: They do not.
+    """
+    named = zip(distiller.objective.names, distiller.objective.parts, strict=True)
+    drawn = [name for name, (_, term) in named if term.drawn is not None]
+    if drawn and not step.writes:
+        raise UsageError(
+            f"fit: {', '.join(drawn)} would take the data's tokens for such as the student drew, since {step!r} writes none; "
+            "take step: OnPolicy(1.0), or GRPO(...) for terms that read rewards."
         )
 
 

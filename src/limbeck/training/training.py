@@ -107,9 +107,15 @@ class Training:
 
 
 class Update(Protocol):
-    """One training step: from a batch to updated parameters."""
+    """One training step: from a batch to updated parameters.
+
+    Attributes:
+        trains_teacher: Whether it updates the teacher.
+        writes: Whether it trains on tokens that a model draws, of which it sees that they are what the terms ask for.
+    """
 
     trains_teacher: bool
+    writes: bool
 
     def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
         """Get ready before the first step; `resumed` says that a checkpoint follows, so that long work is not done twice."""

@@ -36,7 +36,7 @@ class CropFlip:
     """Every image of a batch shifted at random by at most `padding` pixels each way, and half of them mirrored.
 
     Args:
-        padding: The largest shift, at least 0. 0: no shift.
+        padding: The largest shift, at least 0 and below half of the image's shorter side. 0: no shift.
         flip: Mirror half of the images; false for digits and letters.
 
     Raises:
@@ -55,11 +55,17 @@ class CropFlip:
         """The batch with other images.
 
         Raises:
-            ShapeError: The batch holds no images [B, C, H, W].
+            ShapeError: The batch holds no images [B, C, H, W], or such small ones that half of one can be cut away.
         """
         if batch.inputs.dim() != 4:
             raise ShapeError(
                 f"CropFlip: images [B, C, H, W] are needed, got inputs {list(batch.inputs.shape)}; leave the transform out."
+            )
+        height, width = batch.inputs.shape[2:]
+        if 2 * self.padding >= min(height, width):
+            raise ShapeError(
+                f"CropFlip: padding={self.padding} can cut away half of an image of {height} x {width}; "
+                f"take at most padding={(min(height, width) - 1) // 2}."
             )
         shifts = torch.randint(0, 2 * self.padding + 1, (len(batch), 2), generator=generator)
         flips = (torch.rand(len(batch), generator=generator) < 0.5) & self.flip

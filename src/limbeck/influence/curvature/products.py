@@ -138,15 +138,16 @@ def _gauss_newton_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
     moved: tuple[Tensor, ...] = jvp(outputs, (own,), (u,))[1]
     primal, back = vjp(outputs, own)[:2]
     slope: Callable[..., tuple[Tensor, ...]] = grad(loss, argnums=tuple(range(len(primal))))
-    bent: tuple[Tensor, ...] = jvp(slope, tuple(part.detach() for part in primal), tuple(part.detach() for part in moved))[1]
+    twice = vjp(slope, *(part.detach() for part in primal))[1]  # symmetric: backward twice, which softmax has a kernel for
+    bent: tuple[Tensor, ...] = twice(tuple(part.detach() for part in moved))
     (product,) = back(bent)
     return {name: part.detach() for name, part in product.items()}
 
 
 def _hessian_product(problem: Problem, batch: Batch, u: Vector) -> Vector:
-    """Sum over the batch of the Hessian of l_i times u."""
+    """Sum over the batch of the Hessian of l_i times u, backward twice: it is symmetric."""
     slope = grad(lambda own: problem.task.training_loss(lambda part: _answer(problem, own, part), batch).sum())
-    product: Vector = jvp(slope, (_own(problem),), (u,))[1]
+    (product,) = vjp(slope, _own(problem))[1](u)
     return {name: part.detach() for name, part in product.items()}
 
 

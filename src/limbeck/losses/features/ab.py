@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 from limbeck.align.projectors import channels, normalised
 from limbeck.core.checks import positive
-from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Scene
 from limbeck.functional.divergences import full_precision
 from limbeck.functional.pooling import same_size
-from limbeck.losses.features.term import FeatureTerm
+from limbeck.losses.features.term import FeatureTerm, same_kind
 
 
 @final
@@ -52,14 +51,9 @@ class AB(FeatureTerm):
         self.connectors = nn.ModuleList()
 
     def build(self, scene: Scene) -> None:
-        """Make a connector for every stage.
-
-        Raises:
-            ShapeError: The two sides of a stage differ in kind.
-        """
+        """Make a connector for every stage."""
         for student, teacher in self.stages(scene.views):
-            if student.dim() != teacher.dim():
-                raise ShapeError(f"AB: features {list(student.shape)} and {list(teacher.shape)} differ in kind; tap others.")
+            same_kind(student, teacher, "AB")
             self.connectors.append(normalised(student, channels(teacher), "AB", relu=False))
 
     def forward(self, views: Views) -> Tensor:

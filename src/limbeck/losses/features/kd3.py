@@ -31,11 +31,11 @@ class KD3(Term):
     Shapes: vectors [B, D] or maps [B, C, H, W] on both sides -> [B].
 
     Raises:
-        ShapeError: The features are neither, or they do not fit the teacher's classifier.
-        UsageError: The teacher has no linear classifier, or something stands between the tap and the classifier.
+        ShapeError: The features are neither, or the teacher has no linear classifier that takes them.
+        UsageError: Something stands between the tap and the classifier.
 
     Reference: Tang et al., 2023, arXiv:2307.11469, sec. 3.3, and its code. Differs from the paper: only the alignment; its choice
-    of web images and its contrastive loss between distributions are not here.
+    of web images and its contrastive loss between distributions are not here. `MixDistribution` is its transform.
 
     >>> KD3(tap="layer3")
     KD3(tap='layer3', teacher_tap='layer3', ratio=2)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from limbeck.align.projectors import pointwise
 from limbeck.align.taps import PENULTIMATE, features_of
-from limbeck.core.errors import ShapeError, UsageError
+from limbeck.core.checks import one_of
+from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Scene, targets_of
 from limbeck.functional.divergences import full_precision
@@ -51,9 +52,7 @@ class ND(FeatureTerm):
 
     def __init__(self, adapter: Adapter = "norm", *, student: str = PENULTIMATE, teacher: str = PENULTIMATE) -> None:
         super().__init__(student, teacher)
-        if adapter not in get_args(Adapter):
-            raise UsageError(f"ND: adapter must be one of {', '.join(get_args(Adapter))}, got {adapter!r}.")
-        self.kind = adapter
+        self.kind = one_of(adapter, get_args(Adapter), "ND: adapter")
         self.adapter: nn.Module
 
     def build(self, scene: Scene) -> None:

@@ -8,13 +8,12 @@ from torch import Tensor, nn
 from limbeck.align.projectors import channels, normalised
 from limbeck.align.taps import features_of
 from limbeck.core.checks import whole
-from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Scene, teacher_of
 from limbeck.functional.divergences import full_precision
 from limbeck.functional.pooling import element_mean, pooled, same_size
 from limbeck.functional.similarity import products, unit
-from limbeck.losses.features.term import FeatureTerm
+from limbeck.losses.features.term import FeatureTerm, same_kind
 
 
 @final
@@ -63,22 +62,14 @@ class SemCKD(FeatureTerm):
         return of(views.student, self.student), of(teacher_of(views, "SemCKD"), self.teacher)
 
     def build(self, scene: Scene) -> None:
-        """Make queries, keys, and a projector for every pair of stages.
-
-        Raises:
-            ShapeError: Student and teacher give different kinds of features.
-        """
+        """Make queries, keys, and a projector for every pair of stages."""
         students, teachers = self.sides(scene.views)
         for side, layers in ((students, self.queries), (teachers, self.keys)):
             layers.extend(self.embedding(pooled(part, None, "SemCKD")) for part in side)
         for student in students:
             row = nn.ModuleList()
             for teacher in teachers:
-                if student.dim() != teacher.dim():
-                    raise ShapeError(
-                        f"SemCKD: student features {list(student.shape)} and teacher features {list(teacher.shape)} are of "
-                        "different kinds; tap modules that give the same."
-                    )
+                same_kind(student, teacher, "SemCKD")
                 row.append(projector(student, channels(teacher)))
             self.projectors.append(row)
 

@@ -86,3 +86,13 @@ class FeatureTerm(Term, ABC):
     def own_repr(self) -> list[str]:
         """The arguments of the method itself, `name=value` each."""
         return []
+
+
+def same_kind(student: Tensor, teacher: Tensor, who: str) -> None:
+    """Check that both sides of a stage are vectors, maps, or as many tokens.
+
+    Raises:
+        ShapeError: They are not.
+    """
+    if student.dim() != teacher.dim() or (student.dim() == 3 and student.shape[1] != teacher.shape[1]):
+        raise ShapeError(f"{who}: features {list(student.shape)} and {list(teacher.shape)} differ in kind; tap others.")

@@ -13,6 +13,7 @@ from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Scene
 from limbeck.functional.divergences import forward_kl, full_precision
 from limbeck.functional.pooling import same_size
+from limbeck.functional.ramps import cosine
 from limbeck.functional.similarity import products, squared_distances, unit
 from limbeck.losses.features.term import FeatureTerm
 
@@ -87,7 +88,7 @@ class TRG(FeatureTerm):
     def at(self, moment: Moment) -> None:
         """Lower the temperature."""
         start, end = self.tau
-        self._tau = end + (start - end) * (1 + math.cos(math.pi * moment.step / max(moment.steps, 1))) / 2
+        self._tau = start + (end - start) * cosine(moment.step, moment.steps)
 
     def sides(self, views: Views) -> tuple[Tensor, Tensor]:
         """The tokens of both sides, [B, N, D] each.

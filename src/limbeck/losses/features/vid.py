@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from limbeck.align.projectors import channels, perceptron
 from limbeck.core.checks import positive
-from limbeck.core.errors import ShapeError, UsageError
+from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Scene
 from limbeck.functional.divergences import full_precision
 from limbeck.functional.pooling import element_mean, same_size
-from limbeck.losses.features.term import FeatureTerm
+from limbeck.losses.features.term import FeatureTerm, same_kind
 
 EPS = 1e-5
 """The least variance."""
@@ -58,15 +58,10 @@ class VID(FeatureTerm):
         self.scales = nn.ParameterList()
 
     def build(self, scene: Scene) -> None:
-        """Make a regression for every stage.
-
-        Raises:
-            ShapeError: The two sides of a stage differ in kind.
-        """
+        """Make a regression for every stage."""
         start = math.log(math.expm1(self.variance - EPS))  # softplus of it, plus EPS, is the variance
         for student, teacher in self.stages(scene.views):
-            if student.dim() != teacher.dim() or (student.dim() == 3 and student.shape[1] != teacher.shape[1]):
-                raise ShapeError(f"VID: features {list(student.shape)} and {list(teacher.shape)} differ in kind; tap others.")
+            same_kind(student, teacher, "VID")
             self.means.append(perceptron(student, channels(teacher)))
             self.scales.append(nn.Parameter(student.new_full((channels(teacher),), start)))
 

@@ -21,8 +21,9 @@ class DHO(Term):
     """term on a second linear head whose probabilities the net that is kept mixes with those of its own classifier.
 
     `CE() * 0.5 + DHO(KD(T=2)) * 0.5` is the paper's loss on labelled samples: labels reach the student's classifier only, the
-    teacher the second head only, and both reach what lies below. Inference: alpha softmax(own) + (1 - alpha) softmax(second /
-    beta), as log-probabilities in the place of logits. `tune` chooses alpha and beta.
+    teacher the second head only, and both reach what lies below. Where half of the samples have no label, and CE is 0, it is half
+    of the paper's loss on both. Inference: alpha softmax(own) + (1 - alpha) softmax(second / beta), as log-probabilities in the
+    place of logits. `tune` chooses alpha and beta.
 
     Args:
         term: Any term that reads logits only; KD(T=2) where none is named.
@@ -34,9 +35,8 @@ class DHO(Term):
     Raises:
         UsageError: An argument is out of its range, or the term reads more than logits.
 
-    Reference: Kang et al., 2025, arXiv:2505.07675. Differs from the paper: all samples have labels (no unlabelled part), and
-    heads start at random, not from the text embeddings of a vision-language teacher; alpha = beta = 0.5 is its ImageNet
-    setting.
+    Reference: Kang et al., 2025, arXiv:2505.07675. Differs from the paper: heads start at random, not from the text embeddings
+    of a vision-language teacher; alpha = beta = 0.5 is its ImageNet setting.
 
     >>> DHO(KD(T=2))
     DHO(KD(T=2), alpha=0.5, beta=0.5)

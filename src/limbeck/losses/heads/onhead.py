@@ -11,6 +11,7 @@ from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Moment, Scene, Term
 from limbeck.functional.divergences import full_precision
+from limbeck.functional.pooling import pooled
 from limbeck.losses.logits.kd import KD
 from limbeck.losses.sides import logits_only
 from limbeck.students.heads import head_name, make_head
@@ -109,16 +110,8 @@ class OnHead(Term):
         found = features_of(views.student, self.tap, "OnHead")
         if views.student.logits.dim() == 3:
             return found
-        return [_over_tokens(part, views.batch.mask) if part.dim() == 3 else part for part in found]
+        return [pooled(part, views.batch.mask, "OnHead") if part.dim() == 3 else part for part in found]
 
     def extra_repr(self) -> str:
         """The arguments."""
         return f"{self.term!r}, tap={self.tap!r}, head={self.head!r}"
-
-
-def _over_tokens(features: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over the tokens that count: [B, L, D] -> [B, D]."""
-    if mask is None:
-        return features.mean(1)
-    kept = torch.where(mask.unsqueeze(-1), features, torch.zeros_like(features))
-    return kept.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)

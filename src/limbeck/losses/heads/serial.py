@@ -29,8 +29,9 @@ class Serial(Term):
     Raises:
         UsageError: The term reads more than logits, or the student's classifier is not linear.
 
-    Reference: Park, Lee, 2024, arXiv:2409.01679 (AEKT). Reconstructed: that one linear layer separates the two tasks in series
-    is the paper's; which of them comes first, and the start as the identity, are not known to be.
+    Reference: Park, Lee, 2024, arXiv:2409.01679 (AEKT). Differs from the paper: reconstructed; that one linear
+    layer separates the two tasks in series is the paper's, which of them comes first, and the start as the identity, are not
+    known to be.
 
     >>> Serial(CE())
     Serial(CE())

@@ -4,15 +4,16 @@ from copy import deepcopy
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limbeck.align.projectors import fitting
 from limbeck.align.taps import PENULTIMATE, Tapped, features_of, with_classifier, with_module
 from limbeck.core.checks import whole
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Scene, Term, teacher_of
 from limbeck.functional.divergences import full_precision
+from limbeck.functional.pooling import pooled, same_size
 from limbeck.students.projector import Projector
 
 
@@ -33,8 +34,8 @@ class SimKD(Term):
     Shapes: vectors [B, D] or maps [B, C, H, W] on both sides -> [B]. The larger map is averaged down to the smaller.
 
     Raises:
-        ShapeError: The features are neither, or they do not fit the teacher's classifier.
-        UsageError: The teacher has no linear classifier, or something stands between the tap and the classifier.
+        ShapeError: The features are neither, or the teacher has no linear classifier that takes them.
+        UsageError: Something stands between the tap and the classifier.
 
     Reference: Chen, Mei, Zhang, Wang, Feng, Chen, 2022, arXiv:2203.14001. Differs from the paper: by default projects the
     averaged vectors, not the maps, which every net has.
@@ -69,23 +70,20 @@ class SimKD(Term):
         """Make the projector and take over the teacher's classifier.
 
         Raises:
-            ShapeError: The features are neither vectors nor maps, or do not fit the classifier.
-            UsageError: The teacher has no linear classifier, or its tap is not what is averaged into it.
+            ShapeError: The features are neither vectors nor maps, or the teacher has no linear classifier that takes them.
+            UsageError: The teacher's tap is not what is averaged into its classifier.
         """
-        (own, other), classifier = self._features(scene.views), scene.classifier
+        own, other = self._features(scene.views)
         if own.dim() != other.dim() or own.dim() not in (2, 4):
             raise ShapeError(
                 f"SimKD: features must be vectors [B, D] or maps [B, C, H, W] on both sides, got {list(own.shape)} and "
                 f"{list(other.shape)}; name other taps."
             )
-        if classifier is None:
-            raise UsageError("SimKD: the teacher has no linear classifier that could be reused; use FitNet.")
-        if classifier.in_features != other.shape[1]:
-            raise ShapeError(
-                f"SimKD: the teacher's features {list(other.shape)} do not fit its classifier {classifier}; tap its last maps."
-            )
+        classifier = fitting(scene.classifier, full_precision(other), "SimKD")
         if self.teacher_tap != PENULTIMATE:
-            _same_answer(classifier(_pooled(other)), teacher_of(scene.views, "SimKD").logits, "teacher", self.teacher_tap)
+            _same_answer(
+                classifier(pooled(other, None, "SimKD")), teacher_of(scene.views, "SimKD").logits, "teacher", self.teacher_tap
+            )
         size = None if other.dim() == 2 else (other.shape[2], other.shape[3])
         self.projector = Projector(own, other.shape[1], self.ratio, size).to(full_precision(own).dtype)
         self.classifier = classifier
@@ -95,9 +93,8 @@ class SimKD(Term):
         """The projected feature of the student and the teacher's, of one size, in at least float32."""
         own, other = self._features(views)
         projected = self.projector(own.to(next(self.projector.parameters()).dtype))
-        if other.dim() == 4 and other.shape[2:] != projected.shape[2:]:
-            other = F.adaptive_avg_pool2d(other, (projected.shape[2], projected.shape[3]))
-        return full_precision(projected), full_precision(other)
+        projected, other = full_precision(projected), full_precision(other)
+        return same_size(projected, other) if other.dim() == 4 else (projected, other)
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
@@ -108,7 +105,7 @@ class SimKD(Term):
         """What the teacher's classifier says of the student's projected feature."""
         own = features_of(views.student, self.tap, "SimKD")[-1]
         projected = self.projector(own.to(next(self.projector.parameters()).dtype))
-        logits: Tensor = self.classifier(_pooled(projected).to(self.classifier.weight.dtype))
+        logits: Tensor = self.classifier(pooled(projected, None, "SimKD").to(self.classifier.weight.dtype))
         return logits
 
     def deploy(self, student: nn.Module) -> nn.Module:
@@ -125,7 +122,7 @@ class SimKD(Term):
         model, before = deepcopy(Tapped(student, (self.tap,))).cpu().eval(), self._few.to("cpu")
         with torch.no_grad():
             (own,) = features_of(model(before), self.tap, "SimKD")
-            wanted = deepcopy(classifier).cpu()(_pooled(deepcopy(projector).cpu().eval()(own)))
+            wanted = deepcopy(classifier).cpu()(pooled(deepcopy(projector).cpu().eval()(own), None, "SimKD"))
             try:
                 found = Tapped(deepcopy(grafted).cpu().eval())(before).logits
             except RuntimeError:  # a layer between them that was made for the student's own width
@@ -141,11 +138,6 @@ class SimKD(Term):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"tap={self.tap!r}, teacher_tap={self.teacher_tap!r}, ratio={self.ratio}"
-
-
-def _pooled(features: Tensor) -> Tensor:
-    """Maps averaged over their places; vectors as they are."""
-    return features.mean((2, 3)) if features.dim() == 4 else features
 
 
 def _same_answer(wanted: Tensor, found: Tensor, side: str, tap: str) -> None:

@@ -15,7 +15,8 @@ from limbeck.losses.sides import fitting_labels, samples_only
 class CE(Term):
     """-log softmax(student)_y, in nats, per sample; with smoothing the label is mixed with the uniform distribution.
 
-    Where a transform mixed samples in pairs, lambda l(y) + (1 - lambda) l(y'), each label with its share.
+    Where a transform mixed samples in pairs, lambda l(y) + (1 - lambda) l(y'), each label with its share. A label of -1 is none
+    and costs 0.
 
     Args:
         smoothing: Share of the uniform distribution in the target, in [0, 1].

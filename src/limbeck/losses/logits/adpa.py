@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from limbeck.core.checks import one_of, whole
-from limbeck.core.errors import ShapeError, UsageError
+from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term, same_classes, teacher_of
 from limbeck.core.topk import TopK
 from limbeck.functional.divergences import log_softmax, token_mean
-from limbeck.functional.topk import fewer, top_k
+from limbeck.losses.sides import known_classes
 
 FLOOR = math.log(1e-7)
 """Log-probabilities below this count as this, so that no advantage is beyond 16.2."""
@@ -66,7 +66,7 @@ class ADPA(Term):
                 "ADPA: the teacher has no reference; take AlignedPair(after, before), or Aligned(...) of stored ones."
             )
         log_q = log_softmax(student)
-        known = self._known(teacher, student)
+        known = known_classes(student, teacher, self.k, 1.0, "ADPA")
         advantages = self._advantages(known, teacher.reference, student).to(log_q.dtype)
         return token_mean(-(log_q.gather(-1, known.ids).exp() * advantages).sum(-1), views.batch.mask)
 
@@ -86,31 +86,8 @@ class ADPA(Term):
             same_classes(student, reference.logits, "ADPA")
             log_r = log_softmax(reference.logits).gather(-1, known.ids)
         else:
-            log_r = _filled(known, self._known(reference, student, known.k))
+            log_r = _filled(known, known_classes(student, reference, known.k, 1.0, "ADPA"))
         return known.log_probs.clamp(min=FLOOR) - log_r.clamp(min=FLOOR)
-
-    def _known(self, outputs: Outputs, student: Tensor, k: int | None = None) -> TopK:
-        """What is known of a side, in k classes.
-
-        Raises:
-            ShapeError: It and the student differ in their classes.
-            UsageError: Fewer than k classes are known, or not at temperature 1.
-        """
-        wanted, sparse = self.k if k is None else k, outputs.sparse
-        most = student.shape[-1] if sparse is None else sparse.k
-        if wanted is not None and wanted > most:
-            raise UsageError(f"ADPA: k is {wanted}, but only {most} classes are known of the teacher; lower k, or store more.")
-        if sparse is None:
-            same_classes(student, outputs.logits, "ADPA")
-            return top_k(outputs.logits, wanted or most)
-        if sparse.T != 1:
-            raise UsageError(f"ADPA: probabilities must be those at temperature 1, but these are at {sparse.T:g}; store anew.")
-        if sparse.ids.shape[:-1] != student.shape[:-1] or sparse.classes not in (None, student.shape[-1]):
-            raise ShapeError(
-                f"ADPA: student logits {list(student.shape)} do not fit the {sparse.k} most probable of "
-                f"{sparse.classes or 'some'} classes of the teacher; they must be of the same classes."
-            )
-        return fewer(sparse, wanted or most)
 
     def extra_repr(self) -> str:
         """The arguments."""

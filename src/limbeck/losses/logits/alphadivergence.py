@@ -8,8 +8,8 @@ from limbeck.core.checks import finite, positive
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import alpha_divergence, softened, token_mean
-from limbeck.losses.sides import both_logits
+from limbeck.functional.divergences import alpha_divergence
+from limbeck.losses.sides import softened_between
 
 
 @final
@@ -48,8 +48,7 @@ class AlphaDivergence(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = both_logits(views, "AlphaDivergence")
-        return token_mean(softened(lambda p, q: alpha_divergence(p, q, self.alpha), student, teacher, self.T), views.batch.mask)
+        return softened_between(views, "AlphaDivergence", lambda p, q: alpha_divergence(p, q, self.alpha), self.T)
 
     def extra_repr(self) -> str:
         """The arguments."""

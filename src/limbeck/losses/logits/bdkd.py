@@ -7,8 +7,8 @@ from torch import Tensor
 from limbeck.core.checks import not_negative, positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import entropy, forward_kl, reverse_kl, softened, token_mean
-from limbeck.losses.sides import both_logits
+from limbeck.functional.divergences import entropy, forward_kl, reverse_kl
+from limbeck.losses.sides import softened_between
 
 
 @final
@@ -46,8 +46,7 @@ class BDKD(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = both_logits(views, "BDKD")
-        return token_mean(softened(self.balanced, student, teacher, self.T), views.batch.mask)
+        return softened_between(views, "BDKD", self.balanced, self.T)
 
     def balanced(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """Both divergences of log-probabilities [..., C] with their weights -> [...]."""

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from limbeck.core.checks import finite, not_negative, positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Term
-from limbeck.functional.divergences import kd_divergence, token_mean
+from limbeck.functional.divergences import forward_kl
 from limbeck.functional.ramps import cosine
-from limbeck.losses.sides import both_logits
+from limbeck.losses.sides import softened_between
 
 
 @final
@@ -64,8 +64,7 @@ class CTKD(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = both_logits(views, "CTKD")
-        return token_mean(kd_divergence(student, teacher, self.T), views.batch.mask)
+        return softened_between(views, "CTKD", forward_kl, self.T)
 
     def extra_repr(self) -> str:
         """The arguments."""

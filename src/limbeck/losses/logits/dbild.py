@@ -22,7 +22,8 @@ class DBiLD(Term):
 
     D is the softmax of all differences (z_m - z_n) / tau, m < n, among the k largest logits of the side that leads, in its
     order: not the probabilities are matched but how the leading classes stand to one another. The k of a token is the knee of
-    its falling curve of probabilities softmax(z / tau), within [k_min, k_max], or one number for all.
+    its falling curve of probabilities softmax(z / tau), within [k_min, k_max], or one number for all. Classes that either side
+    rules out (-inf) are left out, as if the vocabulary had not got them.
 
     Args:
         tau: Temperature, > 0; without a factor tau^2.
@@ -70,15 +71,19 @@ class DBiLD(Term):
 
     def led_by(self, leader: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
         """The divergence on the leader's classes, logits [..., C] -> [...]."""
-        classes = leader.shape[-1]
+        classes, possible = leader.shape[-1], student.isfinite() & teacher.isfinite()
+        known, count = leader.detach().masked_fill(~possible, -torch.inf), possible.sum(-1)
         most = min(self.k_max if self.k is None else self.k, classes)
-        ids = leader.detach().topk(most, dim=-1).indices
+        ids = known.topk(most, dim=-1).indices
         if self.k is None:
-            k = knee((leader.detach() / self.tau).softmax(-1).topk(min(HEAD, classes), dim=-1).values)
+            head = min(HEAD, classes)
+            k = knee((known / self.tau).softmax(-1).topk(head, dim=-1).values, count.clamp(max=head))
             k = k.clamp(min(self.k_min, most), most)
         else:
             k = torch.full_like(ids[..., 0], most)
-        log_q, log_p = (differences(logits.gather(-1, ids) / self.tau, k) for logits in (student, teacher))
+        k, ruled_out = k.minimum(count).clamp(min=2), ~possible.gather(-1, ids)  # the difference of two is 0 apart on its own
+        sides = (logits.gather(-1, ids).masked_fill(ruled_out, 0) for logits in (student, teacher))
+        log_q, log_p = (differences(values / self.tau, k) for values in sides)
         return forward_kl(log_q, log_p) if self.reverse else forward_kl(log_p, log_q)
 
     def extra_repr(self) -> str:
@@ -93,9 +98,16 @@ def differences(values: Tensor, k: Tensor) -> Tensor:
     return apart.masked_fill(second >= k.unsqueeze(-1), -torch.inf).log_softmax(-1)
 
 
-def knee(falling: Tensor) -> Tensor:
-    """Where a falling curve lies deepest below the straight line from its first to its last point: [..., n] -> int64 [...]."""
-    span = falling[..., :1] - falling[..., -1:]
-    y = (falling - falling[..., -1:]) / torch.where(span > 0, span, 1)
-    x = torch.linspace(0, 1, falling.shape[-1], dtype=falling.dtype, device=falling.device)
-    return (1 - x - y).argmax(-1)
+def knee(falling: Tensor, count: Tensor) -> Tensor:
+    """Where a falling curve lies deepest below the straight line from its first to its last point: [..., n] -> int64 [...].
+
+    Args:
+        falling: The curves.
+        count: How many points of each there are, int64 [...]; the others are not looked at.
+    """
+    places, ends = torch.arange(falling.shape[-1], device=falling.device), (count - 1).clamp(min=0).unsqueeze(-1)
+    last = falling.gather(-1, ends)
+    span = falling[..., :1] - last
+    y = (falling - last) / torch.where(span > 0, span, 1)
+    x = places / ends.clamp(min=1).to(falling.dtype)
+    return (1 - x - y).masked_fill(places > ends, -torch.inf).argmax(-1)

@@ -5,12 +5,11 @@ from typing import Literal, final, get_args
 from torch import Tensor
 
 from limbeck.core.checks import one_of, positive, whole
-from limbeck.core.errors import ShapeError, UsageError
-from limbeck.core.outputs import Outputs, Views
-from limbeck.core.term import Term, same_classes, teacher_of
-from limbeck.core.topk import TopK
+from limbeck.core.errors import UsageError
+from limbeck.core.outputs import Views
+from limbeck.core.term import Term, teacher_of
 from limbeck.functional.divergences import forward_kl, log_softmax, token_mean
-from limbeck.functional.topk import fewer, top_k
+from limbeck.losses.sides import known_classes
 
 Kept = Literal["linear", "softmax"]
 
@@ -54,34 +53,12 @@ class FIRST(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = views.student.logits, teacher_of(views, "FIRST")
-        known = self.known(student, teacher)
+        student = views.student.logits
+        known = known_classes(student, teacher_of(views, "FIRST"), min(self.k, student.shape[-1]), 1.0, "FIRST")
         own = log_softmax(student).gather(-1, known.ids)
         theirs = recalibrated(known.log_probs.to(own.dtype), self.c)
         own = recalibrated(own, self.c if self.kept == "softmax" else None)
         return token_mean(forward_kl(theirs, own), views.batch.mask)
-
-    def known(self, student: Tensor, teacher: Outputs) -> TopK:
-        """The teacher's k most probable classes.
-
-        Raises:
-            ShapeError: Student and teacher differ in their classes.
-            UsageError: Fewer are known, or they were not taken at T = 1.
-        """
-        sparse, most = teacher.sparse, student.shape[-1]
-        if sparse is None:
-            same_classes(student, teacher.logits, "FIRST")
-            return top_k(teacher.logits, min(self.k, most))
-        if sparse.T != 1 or sparse.k < min(self.k, most):
-            raise UsageError(
-                f"FIRST: needs {self.k} classes at T = 1, got {sparse.k} at T = {sparse.T:g}; store the teacher so, or lower k."
-            )
-        if sparse.ids.shape[:-1] != student.shape[:-1] or sparse.classes not in (None, most):
-            raise ShapeError(
-                f"FIRST: student logits {list(student.shape)} do not fit the teacher's classes {list(sparse.ids.shape)} of "
-                f"{sparse.classes or 'some'}; they must be of the same classes."
-            )
-        return fewer(sparse, min(self.k, most))
 
     def extra_repr(self) -> str:
         """The arguments."""

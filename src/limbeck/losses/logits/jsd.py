@@ -7,8 +7,8 @@ from torch import Tensor
 from limbeck.core.checks import positive, proper_fraction
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import jensen_shannon, softened, token_mean
-from limbeck.losses.sides import both_logits
+from limbeck.functional.divergences import jensen_shannon
+from limbeck.losses.sides import softened_between
 
 
 @final
@@ -45,8 +45,7 @@ class JSD(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = both_logits(views, "JSD")
-        return token_mean(softened(lambda p, q: jensen_shannon(p, q, self.beta), student, teacher, self.T), views.batch.mask)
+        return softened_between(views, "JSD", lambda p, q: jensen_shannon(p, q, self.beta), self.T)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -7,8 +7,8 @@ from torch import Tensor
 from limbeck.core.checks import positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import kd_divergence, token_mean
-from limbeck.losses.sides import both_logits
+from limbeck.functional.divergences import forward_kl
+from limbeck.losses.sides import softened_between
 
 
 @final
@@ -39,8 +39,7 @@ class KD(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = both_logits(views, "KD")
-        return token_mean(kd_divergence(student, teacher, self.T), views.batch.mask)
+        return softened_between(views, "KD", forward_kl, self.T)
 
     def extra_repr(self) -> str:
         """The arguments, as typed."""

@@ -9,6 +9,7 @@ from limbeck.core.checks import one_of, positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
 from limbeck.functional.divergences import full_precision, log_softmax, token_mean
+from limbeck.functional.rankings import place_losses
 from limbeck.losses.sides import both_logits, fitting_labels
 
 Weights = Literal["teacher", "uniform"]
@@ -54,9 +55,8 @@ class PLD(Term):
         first = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, targets.unsqueeze(-1), True)
         places = log_p.masked_fill(first, torch.inf).argsort(-1, descending=True)
         ranked = full_precision(student).gather(-1, places)
-        remaining = ranked.flip(-1).logcumsumexp(-1).flip(-1)
         alpha = log_p.gather(-1, places).exp() if self.weights == "teacher" else torch.full_like(ranked, 1 / ranked.shape[-1])
-        return token_mean((alpha * (remaining - ranked)).sum(-1), views.batch.mask)
+        return token_mean((alpha * place_losses(ranked)).sum(-1), views.batch.mask)
 
     def extra_repr(self) -> str:
         """The arguments."""

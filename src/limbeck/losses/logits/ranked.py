@@ -8,6 +8,7 @@ from limbeck.core.checks import whole
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
 from limbeck.functional.divergences import full_precision, token_mean
+from limbeck.functional.rankings import place_losses
 from limbeck.losses.sides import both_logits
 
 
@@ -48,8 +49,7 @@ class Ranked(Term):
         proposed = student.topk(min(self.k, student.shape[-1]), dim=-1).indices
         order = teacher.gather(-1, proposed).argsort(dim=-1, descending=True, stable=True)
         scores = student.gather(-1, proposed.gather(-1, order))
-        rest = scores.flip(-1).logcumsumexp(-1).flip(-1)
-        return token_mean((rest - scores).sum(-1), views.batch.mask)
+        return token_mean(place_losses(scores).sum(-1), views.batch.mask)
 
     def extra_repr(self) -> str:
         """The arguments."""

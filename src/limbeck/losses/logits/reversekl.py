@@ -7,8 +7,8 @@ from torch import Tensor
 from limbeck.core.checks import positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import reverse_kl, softened, token_mean
-from limbeck.losses.sides import both_logits
+from limbeck.functional.divergences import reverse_kl
+from limbeck.losses.sides import softened_between
 
 
 @final
@@ -42,8 +42,7 @@ class ReverseKL(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = both_logits(views, "ReverseKL")
-        return token_mean(softened(reverse_kl, student, teacher, self.T), views.batch.mask)
+        return softened_between(views, "ReverseKL", reverse_kl, self.T)
 
     def extra_repr(self) -> str:
         """The arguments."""

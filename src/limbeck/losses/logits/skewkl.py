@@ -7,8 +7,8 @@ from torch import Tensor
 from limbeck.core.checks import positive, proper_fraction
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import skew_kl, softened, token_mean
-from limbeck.losses.sides import both_logits
+from limbeck.functional.divergences import skew_kl
+from limbeck.losses.sides import softened_between
 
 
 @final
@@ -44,8 +44,7 @@ class SkewKL(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = both_logits(views, "SkewKL")
-        return token_mean(softened(lambda p, q: skew_kl(p, q, self.alpha), student, teacher, self.T), views.batch.mask)
+        return softened_between(views, "SkewKL", lambda p, q: skew_kl(p, q, self.alpha), self.T)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -24,7 +24,7 @@ class TAID(Term):
     After each step with mean loss J: m <- beta m + (1 - beta) (J_before - J) / (J_before + 1e-15), and
     t <- min(end, max(start + (end - start) n / N, t + alpha sigmoid(m) (1 - t))), n of N steps; the first one only keeps its J.
     So t never falls, and grows the faster the better the student learns. t, J and m are part of the state. A term that is told
-    no moment has no linear floor.
+    no moment has no linear floor. A class that either side rules out (-inf) has p_t = 0, at every t.
 
     Args:
         start: t at first, in [0, 1]: 0.4, or 0.2 for pairs of a small gap.
@@ -71,7 +71,9 @@ class TAID(Term):
         """One value per sample, [B]."""
         student, teacher = (full_precision(logits) for logits in both_logits(views, "TAID"))
         t = self.t.to(student.dtype)
-        target = log_softmax((1 - t) * student.detach() + t * teacher)
+        ruled_out = (student == -torch.inf) | (teacher == -torch.inf)
+        mixed = ((1 - t) * student.detach() + t * teacher).masked_fill(ruled_out, -torch.inf)  # 0 times -inf is NaN
+        target = log_softmax(mixed)
         return token_mean(forward_kl(target, log_softmax(student)), views.batch.mask)
 
     def remember(self, views: Views) -> None:

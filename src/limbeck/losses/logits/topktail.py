@@ -6,12 +6,12 @@ from typing import final
 from torch import Tensor
 
 from limbeck.core.checks import whole
-from limbeck.core.errors import ShapeError, UsageError
+from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Outputs, Views
-from limbeck.core.term import Term, same_classes, teacher_of
-from limbeck.core.topk import TopK
-from limbeck.functional.topk import fewer, lumped, top_k
+from limbeck.core.term import Term, teacher_of
+from limbeck.functional.topk import lumped
 from limbeck.losses.logits.kd import KD
+from limbeck.losses.sides import known_classes
 
 
 @final
@@ -58,38 +58,11 @@ class TopKTail(Term):
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
         student = views.student.logits
-        log_p, log_q = lumped(student, self.known(student, teacher_of(views, "TopKTail")))
+        log_p, log_q = lumped(student, known_classes(student, teacher_of(views, "TopKTail"), self.k, self.T, "TopKTail"))
         # The term divides by T again: what was softened at T comes back as it is.
         both = replace(views, student=Outputs(self.T * log_q), teacher=Outputs(self.T * log_p))
         value: Tensor = self.term(both)
         return value
-
-    def known(self, student: Tensor, teacher: Outputs) -> TopK:
-        """What is known of the teacher, in k classes.
-
-        Raises:
-            ShapeError: Student and teacher differ in their classes.
-            UsageError: The temperatures differ, or fewer than k classes are known.
-        """
-        sparse = teacher.sparse
-        most = student.shape[-1] if sparse is None else sparse.k
-        k = most if self.k is None else self.k
-        if k > most:
-            raise UsageError(f"TopKTail: k is {k}, but only {most} classes are known of the teacher; lower k, or store more.")
-        if sparse is None:
-            same_classes(student, teacher.logits, "TopKTail")
-            return top_k(teacher.logits, k, self.T)
-        if sparse.T != self.T:
-            raise UsageError(
-                f"TopKTail: the teacher's probabilities were taken at temperature {sparse.T:g} and {self.term!r} compares at "
-                f"{self.T:g}, but the others' mass cannot be softened afterwards; take T={sparse.T:g}, or store them anew."
-            )
-        if sparse.ids.shape[:-1] != student.shape[:-1] or sparse.classes not in (None, student.shape[-1]):
-            raise ShapeError(
-                f"TopKTail: student logits {list(student.shape)} do not fit the {sparse.k} most probable of "
-                f"{sparse.classes or 'some'} classes of the teacher, {list(sparse.ids.shape)}; they must be of the same classes."
-            )
-        return fewer(sparse, k)
 
     def extra_repr(self) -> str:
         """The arguments."""

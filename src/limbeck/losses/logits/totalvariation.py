@@ -7,8 +7,8 @@ from torch import Tensor
 from limbeck.core.checks import positive
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
-from limbeck.functional.divergences import softened, token_mean, total_variation
-from limbeck.losses.sides import both_logits
+from limbeck.functional.divergences import total_variation
+from limbeck.losses.sides import softened_between
 
 
 @final
@@ -43,8 +43,7 @@ class TotalVariation(Term):
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
-        student, teacher = both_logits(views, "TotalVariation")
-        return token_mean(softened(total_variation, student, teacher, self.T), views.batch.mask)
+        return softened_between(views, "TotalVariation", total_variation, self.T)
 
     def extra_repr(self) -> str:
         """The arguments."""

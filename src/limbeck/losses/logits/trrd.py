@@ -38,9 +38,9 @@ class TRRD(Term):
         ShapeError: Student and teacher differ in their classes, or logits, labels and columns do not fit together.
         UsageError: An argument is out of range, or teacher, labels or a column are missing.
 
-    Reference: RLAD, 2026, arXiv:2602.22495; GRPO: Shao et al., 2024, arXiv:2402.03300, eq. 3. Reconstructed: ratio and objective
-    are those of two independent accounts; alpha, the clip's width and beta are the project's. One passage of the paper is said
-    to have the ends of alpha the other way round.
+    Reference: RLAD, 2026, arXiv:2602.22495; GRPO: Shao et al., 2024, arXiv:2402.03300, eq. 3. Differs from the
+    paper: reconstructed; ratio and objective are those of two independent accounts; alpha, the clip's width and beta are the
+    project's. One passage of the paper is said to have the ends of alpha the other way round.
 
     >>> TRRD()
     TRRD(alpha=0.5, clip=0.2, beta=0)

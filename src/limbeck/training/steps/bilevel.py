@@ -45,6 +45,7 @@ class Bilevel:
     """
 
     trains_teacher = False
+    writes = False
 
     def __init__(self, every: int = 1, *, lr: float = 1e-3, weight_decay: float = 1e-4) -> None:
         self.every = whole(every, "Bilevel: every")

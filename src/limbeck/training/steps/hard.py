@@ -48,6 +48,7 @@ class HARD:
     """
 
     trains_teacher = False
+    writes = False
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class MeanTeacher:
     """
 
     trains_teacher = True
+    writes = False
 
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = fraction(decay, "MeanTeacher: decay")

@@ -37,7 +37,7 @@ class Mixing:
 
     def __init__(self, step: Update, mixture: Mixture) -> None:
         self.step, self.mixture = step, mixture
-        self.trains_teacher = step.trains_teacher
+        self.trains_teacher, self.writes = step.trains_teacher, step.writes
         self.loader: Loader | None = None
         self.groups: Tensor | None = None
         self.taught: Tensor | None = None
@@ -181,12 +181,13 @@ def groups_of(training: Training, loader: Loader) -> Tensor:
         UsageError: A domain has none.
     """
     source, queries = loader.source, training.queries
-    assert source.groups is not None
+    assert source.drawn_by is not None
     assert queries is not None
-    groups = source.groups[queries.index.cpu()]
-    sizes = torch.bincount(groups, minlength=len(source.group_names))
+    own, names = source.drawn_by
+    groups = own[queries.index.cpu()]
+    sizes = torch.bincount(groups, minlength=len(names))
     if not bool(sizes.all()):
-        name = source.group_names[int((sizes == 0).nonzero()[0])]
+        name = names[int((sizes == 0).nonzero()[0])]
         raise UsageError(f"{source.name}: domain '{name}' has no sample in the query set to measure on; take a larger query set.")
     return groups.to(queries.index.device)
 

@@ -47,6 +47,7 @@ class Mutual:
     """
 
     trains_teacher = True
+    writes = False
 
     def __init__(self, loss: Term | Objective | None = None) -> None:
         self.loss = as_objective(CE() + KD(T=1) if loss is None else loss)

@@ -41,6 +41,7 @@ class Offline:
     """
 
     trains_teacher = False
+    writes = False
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class Simultaneous(TeacherSide):
     """
 
     trains_teacher = True
+    writes = False
 
     def __init__(
         self,

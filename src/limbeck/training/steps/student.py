@@ -19,6 +19,7 @@ class Student:
     """
 
     trains_teacher = False
+    writes = False
 
     def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
         """Nothing to prepare."""

@@ -29,6 +29,7 @@ class TeacherOnly(TeacherSide):
     """
 
     trains_teacher = True
+    writes = False
 
     def __init__(
         self, rate: float = 0.1, *, alpha: float = 0.4, T: float = 4.0, feedback: float = 0.0, order: str = "exact"
