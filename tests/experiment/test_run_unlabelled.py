@@ -8,6 +8,7 @@ from run_makers import rows_of, tiny
 
 from limbeck.core.errors import UsageError
 from limbeck.experiment.run import dry_run, run
+from limbeck.report.content import page
 from limbeck.report.gallery import gallery
 from limbeck.report.reading import read_run
 
@@ -28,6 +29,7 @@ def test_the_teachers_terms_learn_from_rows_without_a_label_and_nothing_is_measu
     train = [row for row in rows_of(tmp_path / "run") if row["phase"] == "train" and row["arm"] == content["main"]]
     assert [row["share_labelled"] for row in train] == [0.5] * len(train)
     found = read_run(tmp_path / "run")
+    assert ("Without a label in training", "858") in page(found).facts
     assert found.samples is not None
     assert not found.samples.flipped[~found.samples.truth_known].any()
     assert len(gallery(found).harmful) > 0

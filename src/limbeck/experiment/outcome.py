@@ -98,6 +98,7 @@ def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], tabl
             "input_shape": list(parts.data.input_shape),
             "counts": first.data.splits.counts,
             "flipped_in_training": None if None in flipped else flipped,
+            "unlabelled_in_training": int((~parts.data.labelled).sum()),
             "query_labels": "labels as given" if parts.data.truth is None else "true labels",
         },
         "models": {

@@ -285,6 +285,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         share = f" ({percent(flips / train, 0)})" if train else ""
         wrong = "Rows with wrong labels in training" if is_language(run) else "Wrong labels in training"
         facts.append((wrong, f"{count(flips)}{share}, mean over seeds"))
+    if data.unlabelled_in_training:
+        facts.append(("Without a label in training", count(data.unlabelled_in_training)))
     if data.query_labels:
         facts.append(("Query set's labels", data.query_labels))
     facts += [(part.capitalize(), model.name) for part, model in models.items()]

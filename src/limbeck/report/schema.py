@@ -37,6 +37,7 @@ class Data(Part):
     vocabulary: int | None = None
     counts: dict[str, int]
     flipped_in_training: Numbers = []
+    unlabelled_in_training: int = 0
     query_labels: str | None = None
 
 
