@@ -26,7 +26,7 @@ setup: $(READY) ## Make the environment and install the package with its tools
 demo: $(READY) ## Distil on handwritten digits with flipped labels and write a report (under 4 minutes)
 	$(BIN)/limbeck run digits --out runs/demo --replace
 
-test: $(READY) ## Run the fast tests (about 3 minutes)
+test: $(READY) ## Run the fast tests (about 2 minutes)
 	$(PYTEST)
 
 test-all: $(READY) ## Run every test: slow ones and those that open a browser too

@@ -210,6 +210,7 @@ def test_words_checks_its_arguments():
         Words(size=0)
 
 
+@pytest.mark.slow
 def test_census_rows_carry_a_learnable_label(shared_data):
     from sklearn.linear_model import LogisticRegression
 

@@ -91,7 +91,7 @@ def test_what_does_not_fit_the_store_is_refused_before_training(store: Path, spa
     save_file({name: part + 1 for name, part in load_file(store / "teacher.safetensors").items()}, other)
     refused: list[tuple[dict[str, Any], str]] = [
         ({"teacher": of(sparse)}, r"KD\(T=2\) reads the teacher's logits, but Stored offers topk only"),
-        ({"teacher": of(sparse), "objective": "TopKTail(KD(T=1))"}, "taken at temperature 2"),
+        ({"teacher": of(sparse), "objective": "TopKTail(KD(T=1))"}, "probabilities were taken at 2"),
         ({"teacher": of(store), "step": "Simultaneous()"}, "step: it updates the teacher, but Stored.* has no net"),
         ({"teacher": of(store), "teacher_weights": str(other)}, "a teacher with other weights"),
         ({"teacher": of(store), "objective": "FitNet()"}, "reads the teacher's features, but Stored offers logits only"),

@@ -37,8 +37,9 @@ from support.nets import BY_NAME, CASES, TASK, Case
 pytestmark = pytest.mark.filterwarnings("ignore:.*two backward passes")
 SMALL = [case for case in CASES[:-2] if case.name != "instance norm that tracks"]
 each_case = pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-SOLVERS = [Identity(), KFAC(), EKFAC(), Diagonal(), Exact(), ConjugateGradient(steps=2), LastLayers(EKFAC())]
-each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+SOLVERS = [Identity(), KFAC(), EKFAC(), Diagonal(), LastLayers(EKFAC())]
+SLOW = [pytest.param(solver, marks=pytest.mark.slow) for solver in (Exact(), ConjugateGradient(steps=2))]
+each_solver = pytest.mark.parametrize("solver", [*SOLVERS, *SLOW], ids=lambda solver: type(solver).__name__)
 
 
 class Small:
@@ -124,7 +125,7 @@ def test_the_mean_over_queries_is_the_score(solver: Solver) -> None:
     assert_close(matrix.mean(0), score(small.model, small.task, [small.train], [small.queries], solver).phi)
 
 
-@pytest.mark.parametrize("solver", SOLVERS[:5], ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("solver", [*SOLVERS[:4], SLOW[0]], ids=lambda solver: type(solver).__name__)
 def test_self_influence_is_the_diagonal(solver: Solver) -> None:
     small = Small()
     small.queries = small.train

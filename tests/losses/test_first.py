@@ -77,6 +77,7 @@ def test_a_stored_teacher_does_for_a_live_one() -> None:
         FIRST()(Views(both.student, hot, both.batch))
 
 
+@pytest.mark.slow
 def test_the_best_c_has_the_least_calibration_error_of_a_fine_grid() -> None:
     logits = normal(400, 6, seed=3)
     targets = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(0)).squeeze(1)

@@ -30,7 +30,7 @@ def made(kind: str = "mlp", weights: Callable[[], Any] = weighting, **changes: A
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("feedback", [0.0, 1.0])
+@pytest.mark.parametrize("feedback", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_without_teacher_rate_mechanism_3_is_1_and_2_is_0(kind: str, feedback: float) -> None:
     """Bit for bit, running statistics and all: the lookahead leaves nothing behind."""
     m0, m1 = train(parts(kind=kind, weights=Uniform())), train(parts(kind=kind, weights=weighting()))
