@@ -48,11 +48,6 @@ def test_torch_compile(check: Check) -> None:
     check()
 
 
-def test_torch_compile_of_the_one_that_all_use() -> None:
-    (check,) = compile_checks(row for row in everything() if row.name == "KD")
-    check()
-
-
 @final
 class Branching(Term):
     """Asks a value which way to go, and does not say so."""

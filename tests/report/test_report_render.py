@@ -305,6 +305,7 @@ def test_a_full_disk_gets_one_sentence_and_leaves_nothing_behind(run, monkeypatc
     assert not list(run.glob("*report*"))
 
 
+@pytest.mark.slow
 def test_never_imports_torch(run):
     code = "import sys, pathlib as p, limbeck.report as r; r.render(p.Path(sys.argv[1])); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(run)], check=True, capture_output=True, text=True)
