@@ -121,6 +121,7 @@ METHODS: dict[str, Method] = {
     "Generations, anchored": Method(changes={"generations": "2", "anchor": "0.5"}),
     "MixUp": Method(changes={"transform": "MixUp()"}),
     "CutMix": Method(changes={"transform": "CutMix()"}),
+    "MixDistribution": Method(changes={"transform": "MixDistribution()"}),
     "InfluenceWeighting": Method(changes={"weighting": "InfluenceWeighting()"}),
 }
 WEIGHTED = "acts by influence weights, which clean labels give little to do"
