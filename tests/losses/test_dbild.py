@@ -101,3 +101,8 @@ def test_errors() -> None:
         DBiLD(k_min=9, k_max=8)
     with pytest.raises(ShapeError, match="DBiLD: at least 3 classes"):
         DBiLD()(views(normal(2, 2), normal(2, 2, seed=1), None))
+
+
+def test_a_student_that_has_diverged_is_not_taken_for_one_that_rules_classes_out() -> None:
+    gone = views(torch.full_like(LLM_STUDENT, torch.nan), TEACHER, None)
+    assert DBiLD()(gone).isnan().all()

@@ -71,7 +71,7 @@ class DBiLD(Term):
 
     def led_by(self, leader: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
         """The divergence on the leader's classes, logits [..., C] -> [...]."""
-        classes, possible = leader.shape[-1], student.isfinite() & teacher.isfinite()
+        classes, possible = leader.shape[-1], (student != -torch.inf) & (teacher != -torch.inf)
         known, count = leader.detach().masked_fill(~possible, -torch.inf), possible.sum(-1)
         most = min(self.k_max if self.k is None else self.k, classes)
         ids = known.topk(most, dim=-1).indices
