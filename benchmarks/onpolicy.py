@@ -305,6 +305,8 @@ def main() -> None:
     torch.set_num_threads(recipe.threads)
     study = studies(options.objective)[options.study]
     if options.arms is not None:
+        if unknown := set(options.arms) - set(study.ways):
+            parser.error(f"--arms: {', '.join(sorted(unknown))} is no arm of {options.study}; there are {', '.join(study.ways)}")
         study = replace(study, ways={title: way for title, way in study.ways.items() if title in (study.base, *options.arms)})
     worker = Worker(recipe, recipe.build(), LocalEngine(), options.out, Silent())
     print(table(trained(worker, study, options.out, options.begin), study), flush=True)

@@ -1,8 +1,8 @@
 """Stands here so that `tests/` is on the import path: tests share what lies in `support/`. And it makes them quick.
 
-The collector of garbage looks at every object of every loaded module again and again, a tenth of the time of a test run: what is
-there when the tests begin stays to the end, and is left alone. Properties are tried on 40 examples where a test asks for no
-other number. Files need not outlive a power failure, so no test waits for the disk.
+The collector of garbage would look at every object of every loaded module again and again: what is there when the tests begin
+stays to the end, and is left alone. Properties are tried on 40 examples where a test asks for no other number. Files need
+not outlive a power failure, so no test waits for the disk.
 """
 
 import gc

@@ -45,7 +45,7 @@ def leaves_of(outputs: Outputs) -> list[Tensor]:
 
 def value_of(term: Callable[..., Any], views: Views) -> Tensor:
     """The term, with the same random numbers each time."""
-    torch.default_generator.manual_seed(0)  # all here is on the processor; asking every kind of device takes a millisecond
+    torch.default_generator.manual_seed(0)  # all here is on the processor: no other device is asked
     value: Tensor = term(views)
     return value
 
