@@ -25,30 +25,31 @@ from limbeck.experiment.seeded import seeded
 from limbeck.experiment.unit import Unit, Worker
 from paired import gain
 
+AGED = "normalise='zscore', refresh=20"
+"""Weights of each step, along a q that is up to 20 steps old: what "auto" means in a short run."""
 STEEP = [
-    "InfluenceWeighting()",
-    "InfluenceWeighting(gain=4)",
-    "InfluenceWeighting(gain=4, refresh=1, query_batch=50)",
-    "InfluenceWeighting(gain=4, refresh=2, query_batch=50)",
-    "InfluenceWeighting(gain=4, refresh=4, query_batch=50)",
-    "InfluenceWeighting(gain=4, refresh=4, query_batch=200)",
-    "InfluenceWeighting(gain=2, refresh=1, query_batch=50)",
-    "InfluenceWeighting(Identity(), gain=4)",
-    "InfluenceWeighting(Identity(), gain=4, refresh=1, query_batch=50)",
+    f"InfluenceWeighting({AGED})",
+    f"InfluenceWeighting(gain=4, {AGED})",
+    *(
+        f"InfluenceWeighting(normalise='zscore', gain={gain}, refresh={refresh}, query_batch={queries})"
+        for gain, refresh, queries in ((4, 1, 50), (4, 2, 50), (4, 4, 50), (4, 4, 200), (2, 1, 50))
+    ),
+    f"InfluenceWeighting(Identity(), gain=4, {AGED})",
+    "InfluenceWeighting(Identity(), normalise='zscore', gain=4, refresh=1, query_batch=50)",
 ]
 SOLVERS = [
-    f"InfluenceWeighting({solver})"
+    f"InfluenceWeighting({solver}, {AGED})"
     for solver in ("Identity()", "Diagonal()", "KFAC()", *(f"EKFAC(damping={damping})" for damping in (0.001, 0.01, 0.1, 1)))
 ]
-REFRESH = [f"InfluenceWeighting(refresh={refresh})" for refresh in (1, 5, 20, 60, 200)] + [
-    f'InfluenceWeighting(refresh="epochs:{epochs}")' for epochs in (1, 2, 5, 10)
+REFRESH = [f"InfluenceWeighting(normalise='zscore', refresh={refresh})" for refresh in (1, 5, 20, 60, 200)] + [
+    f"InfluenceWeighting(normalise='zscore', refresh='epochs:{epochs}')" for epochs in (1, 2, 5, 10)
 ]
-NORMALISE = [f"InfluenceWeighting(normalise={kind!r})" for kind in ("none", "std", "zscore", "median")]
+NORMALISE = [f"InfluenceWeighting(normalise={kind!r}, refresh=20)" for kind in ("none", "std", "zscore", "median")]
 MEDIAN = [
     f"InfluenceWeighting({solver}normalise='median'{rest})"
     for solver, rests in (
-        ("", ("", ", refresh=5", ", refresh=200", ", refresh=1, query_batch=50")),
-        ("Identity(), ", ("", ", refresh=5", ", refresh=1, query_batch=50")),
+        ("", (", refresh=20", ", refresh=5", ", refresh=200", ", refresh=1, query_batch=50")),
+        ("Identity(), ", (", refresh=20", ", refresh=5", ", refresh=1, query_batch=50")),
         ("", (", refresh='epochs:2'", ", refresh=10", ", refresh=5, query_batch=50", ", refresh=5, query_batch=100")),
         ("", (", refresh='epochs:1'", ", refresh='epochs:5'", ", refresh='epochs:10'")),
         ("Identity(), ", (", refresh='epochs:2'", ", refresh='epochs:10'")),

@@ -51,7 +51,7 @@ KINDS: dict[str, dict] = {
 
 def moving(name: str, count: int, **settings: object) -> tuple[Training, Simultaneous, Batch]:
     """A run of the pair after its first step: every q is there already."""
-    training, batch = training_of(name, InfluenceWeighting(samples=FEW), count)
+    training, batch = training_of(name, InfluenceWeighting(refresh=20, samples=FEW), count)
     training.distiller.teacher = Single(with_statistics(training.distiller.teacher.tapped.model, batch), trained=True)
     step = Simultaneous(**settings)
     step.prepare(training, None, resumed=False)

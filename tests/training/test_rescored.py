@@ -1,5 +1,7 @@
 """Weights that are stored per sample and scored anew every few epochs."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -11,9 +13,11 @@ from limbeck.influence.scores import score
 from limbeck.training.callback import Callback
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.training import Record, Training
+from limbeck.weighting.controls import Random, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.rescored import Table
 from limbeck.weighting.squash import mean_one, normalise, squash
+from limbeck.weighting.weighting import Step
 
 PER_EPOCH = ROWS // BATCH
 
@@ -44,7 +48,7 @@ def test_weights_are_those_of_the_scores_taken_after_the_first_epoch_and_every_s
             assert record.scores is None
             continue
         phi = looked.found[(epoch - 1) // 2 * 2]  # after epochs 1, 3 and 5
-        weights = mean_one(squash(normalise(phi, "zscore"), 1.0, 4.0), 2.0)
+        weights = mean_one(squash(normalise(phi, "median"), 1.0, 4.0), 2.0)
         assert_close(record.weights, weights[record.batch.index])
         assert_close(record.scores, phi[record.batch.index])
 
@@ -87,3 +91,32 @@ def test_a_refresh_that_says_nothing_is_refused(refresh: object) -> None:
 
 def test_it_says_what_it_is() -> None:
     assert repr(InfluenceWeighting(Identity(), refresh="epochs:5")).endswith("refresh='epochs:5')")
+
+
+@pytest.mark.parametrize(
+    "epochs, asked", [(10, {"refresh": "epochs:2", "normalise": "median"}), (9, {"refresh": 20, "normalise": "zscore"})]
+)
+def test_left_alone_it_stores_weights_in_long_runs_and_takes_them_at_each_step_in_short_ones(
+    epochs: int, asked: dict[str, Any]
+) -> None:
+    own, named = Records(), Records()
+    train(parts(weights=InfluenceWeighting(Identity(), samples=24)), epochs=epochs, callbacks=[own])
+    train(parts(weights=InfluenceWeighting(Identity(), samples=24, **asked)), epochs=epochs, callbacks=[named])
+    for one, other in zip(own.seen, named.seen, strict=True):
+        assert torch.equal(one.weights, other.weights)
+    assert not torch.equal(own.seen[-1].weights, torch.ones(BATCH))
+
+
+def test_weights_of_a_lookahead_are_of_the_moment_and_so_never_steep() -> None:
+    made, dot = parts(weights=InfluenceWeighting(Identity(), refresh="epochs:2")), torch.tensor([-3.0, 0.0, 1.0, 5.0])
+    train(made)
+    step = Step(2, made.queries.take(torch.arange(4)), torch.zeros(4), lambda q: dot, at={}, queried=({}, 1.0))
+    assert_close(made.distiller.weighting(step), mean_one(squash(normalise(-dot, "zscore")), 2.0))
+
+
+def test_the_schedule_is_told_in_words() -> None:
+    weights = InfluenceWeighting()
+    assert weights.schedule(9) == "taken at every step, along a q that is renewed every 20 steps; scores on the scale `zscore`"
+    stored = "stored: all training samples are scored after the first epoch and then every 2 epochs; scores on the scale `median`"
+    assert weights.schedule(10) == stored == Shuffled(weights).schedule(10)
+    assert Random().schedule(10) == ""

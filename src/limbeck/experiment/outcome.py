@@ -118,7 +118,7 @@ def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], tabl
             "comparisons": comparisons,
             "margin": verdict.margin,
         },
-        "weights": _weights(done, main, table),
+        "weights": {"schedule": main.weighting().schedule(recipe.epochs), **_weights(done, main, table)},
         "events": events,
         "warnings": _warnings(recipe, parts, done, main, events),
     }

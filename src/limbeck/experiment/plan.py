@@ -76,6 +76,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"student    {parts.student!r}: {parameters(student):,} parameters, {flops(Tapped(student), batch):,} FLOPs a sample",
         f"objective  {distiller.objective!r}",
         f"weighting  {recipe.weighting}, balancer {recipe.balancer}, step {recipe.step}, mixture {recipe.mixture or 'none'}",
+        *(f"weights    {words}" for words in [arms[-1].weighting().schedule(recipe.epochs)] if words),
         f"arms       {', '.join(arm.title for arm in arms)}",
         f"steps      {recipe.seeds} seeds x ({teacher_steps} for the teacher + {count} x {student_steps} for the students)",
         f"memory     about {memory / 2**20:.0f} MB a step beside the data",

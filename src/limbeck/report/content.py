@@ -247,6 +247,7 @@ def _weights_facts(run: Run) -> list[tuple[str, str]]:
     if weights is None:
         return []
     found = [
+        ("When they are taken", weights.schedule or DASH),
         ("Mean weight, label is right", number(mean(weights.mean_weight_clean), 2)),
         ("Mean weight, label is wrong", number(mean(weights.mean_weight_flipped), 2)),
         ("Effective sample size", percent(mean(weights.effective_sample_size), 0) if _shares(weights.effective_sample_size) else

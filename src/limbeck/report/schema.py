@@ -105,8 +105,9 @@ class Verdict(Part):
 
 
 class Weights(Part):
-    """What the weights of the main arm looked like at the end, one figure per seed."""
+    """When the main arm's weights were taken, and what they looked like at the end, one figure per seed."""
 
+    schedule: str = ""
     flipped_auc: Numbers = []
     mean_weight_flipped: Numbers = []
     mean_weight_clean: Numbers = []

@@ -173,6 +173,7 @@ def _setting(training: Training, loader: Loader, seed: int, clean: Tensor | None
         draw=draw,
         everyone=everyone,
         per_epoch=len(loader),
+        steps=training.steps,
         gather=engine.gather,
         offset=lambda count: engine.rank * count,
         seed=seed,

@@ -62,6 +62,10 @@ class Shuffled(Weighting):
         """The inner weighting's."""
         return self.inner.direction(number)
 
+    def schedule(self, epochs: float) -> str:
+        """The inner weighting's."""
+        return self.inner.schedule(epochs)
+
     def figures(self) -> dict[str, float]:
         """The inner weighting's."""
         return self.inner.figures()

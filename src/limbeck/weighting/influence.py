@@ -23,8 +23,8 @@ from limbeck.influence.scores import score
 from limbeck.influence.vectors import Vector
 from limbeck.influence.ways import check_way
 from limbeck.weighting.guard import Guard
-from limbeck.weighting.rescored import Table, epochs_of
-from limbeck.weighting.squash import check_normalise, effective_sample_size, mean_one, normalise, saturated, squash
+from limbeck.weighting.rescored import AUTO, Pace, Table, pace_of
+from limbeck.weighting.squash import Normalise, check_normalise, effective_sample_size, mean_one, normalise, saturated, squash
 from limbeck.weighting.weighting import Setting, Step, Weighting
 
 
@@ -38,11 +38,13 @@ class InfluenceWeighting(Weighting):
 
     Args:
         solver: The inverse; EKFAC() where none is named.
-        normalise: How scores are brought to a common scale; see `limbeck.weighting.squash.normalise`.
+        normalise: How scores are brought to a common scale; see `limbeck.weighting.squash.normalise`. "auto" is "median" for
+            stored weights, and "zscore" for those of a step, since steep ones do not go with a q that has aged.
         gain: Steepness, >= 0. Above 1 with a q that is older than one step, weights can destroy training: a warning says so.
         clamp: Bound of |gain z|, > 0.
         refresh: Steps between two renewals of q, >= 1; or "epochs:5": all training samples are scored in evaluation mode after
-            the first epoch and then every 5 epochs, and the weights stored, so that a step costs what a plain one costs.
+            the first epoch and then every 5 epochs, and the weights stored, so that a step costs what a plain one costs. "auto"
+            is "epochs:2" in a run of ten epochs or more, else 20: see docs/decisions/0016.
         samples: Training samples that curvature is estimated from, >= 1; EKFAC() reads fewer after the first time.
         way: How a step gets its inner products: "captured", "carried", "separate", or "auto" for the cheapest exact one, which
             the first weighted step finds out by trial (see `limbeck.influence.ways`).
@@ -52,7 +54,7 @@ class InfluenceWeighting(Weighting):
     sources leave open, the clamp, and the bounded scaling of the mean.
 
     >>> InfluenceWeighting(refresh=10)
-    InfluenceWeighting(EKFAC(damping=0.1), normalise='zscore', gain=1, refresh=10)
+    InfluenceWeighting(EKFAC(damping=0.1), normalise='auto', gain=1, refresh=10)
     """
 
     needs_queries = True
@@ -63,21 +65,21 @@ class InfluenceWeighting(Weighting):
     def __init__(
         self,
         solver: Solver | None = None,
-        normalise: str = "zscore",
+        normalise: str = AUTO,
         *,
         gain: float = 1.0,
         clamp: float = 4.0,
-        refresh: int | str = 20,
+        refresh: int | str = AUTO,
         samples: int = 512,
         query_batch: int | None = None,
         way: str = "auto",
     ) -> None:
         self.solver = EKFAC() if solver is None else solver
-        self.normalise = check_normalise(normalise, "InfluenceWeighting")
+        self.normalise = normalise if normalise == AUTO else check_normalise(normalise, "InfluenceWeighting")
         self.gain = not_negative(gain, "InfluenceWeighting: gain")
         self.clamp = positive(clamp, "InfluenceWeighting: clamp")
-        self.epochs = epochs_of(refresh, "InfluenceWeighting: refresh")
-        self.refresh = refresh if isinstance(refresh, int) else 1
+        self.refresh = refresh
+        self.pace = pace_of(refresh, "InfluenceWeighting: refresh")
         self.samples = whole(samples, "InfluenceWeighting: samples")
         self.query_batch = None if query_batch is None else whole(query_batch, "InfluenceWeighting: query_batch")
         self.way = check_way(way, "InfluenceWeighting")
@@ -90,12 +92,7 @@ class InfluenceWeighting(Weighting):
         self._figures: dict[str, float] = {}
         self._events: list[str] = []
         self._shares: list[float] = []
-        self._table = Table(self.epochs or 1)
-        if self.gain > 1 and self.refresh > 1:
-            self._events.append(
-                f"InfluenceWeighting: gain {self.gain:g} with a q that is up to {self.refresh} steps old can destroy training; "
-                "set refresh=1 (query_batch=50 keeps that cheap) or gain=1."
-            )
+        self._table = Table(self.pace.epochs or 1)
 
     def bind(self, setting: Setting) -> None:
         """Take note of the run, and forget an earlier one.
@@ -110,16 +107,20 @@ class InfluenceWeighting(Weighting):
         self._cut = Pieces(setting.student, setting.task.query_loss)
         self._q, self._renewed, self._looked, self._scores = None, 0, None, None
         self._q_ahead, self._renewed_ahead = None, 0
-        self._figures, self._shares, self._table = {}, [], Table(self.epochs or 1)
+        self.pace = pace_of(self.refresh, "InfluenceWeighting: refresh", setting.steps / setting.per_epoch)
+        self._figures, self._shares, self._table = {}, [], Table(self.pace.epochs or 1)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
-        for event in self._events:
-            warnings.warn(event, stacklevel=2)
+        self._events = []
+        if self.gain > 1 and self.pace.epochs is None and self.pace.steps > 1:
+            aged = f"gain {self.gain:g} with a q that is up to {self.pace.steps} steps old can destroy training"
+            self._events = [f"InfluenceWeighting: {aged}; set refresh=1 (query_batch=50 keeps that cheap) or gain=1."]
+            warnings.warn(self._events[0], stacklevel=2)
 
     def __call__(self, step: Step) -> Tensor:
         """The weights, [B], detached, in [0, 2] before the mean is scaled towards 1."""
         if step.at is not None:
             return self._ahead(step, step.at)
-        if self.epochs is not None:
+        if self.pace.epochs is not None:
             return self._stored(step)
         q = self.direction(step.number)
         if q is None:
@@ -129,11 +130,11 @@ class InfluenceWeighting(Weighting):
 
     def direction(self, number: int) -> Vector | None:
         """q, renewed where it is due; None where weights are stored, or once weighting was stopped."""
-        if self.epochs is not None:
+        if self.pace.epochs is not None:
             return None
         if not self.guard.tripped:
             self._curvature(number)
-            if self._q is None or number - self._renewed >= self.refresh:
+            if self._q is None or number - self._renewed >= self.pace.steps:
                 self._renew(number)
         return self._q
 
@@ -159,13 +160,17 @@ class InfluenceWeighting(Weighting):
         queries, seed = [self._queries(number)], generator.initial_seed()
         with self._apart(number):
             found = score(self.setting.student, self.setting.task, everyone(), queries, self.solver, seed=seed, curvature=drawn)
-        z = normalise(self._finite(found.phi, number), self.normalise)
+        z = normalise(self._finite(found.phi, number), self._scale(self.pace))
         weights = mean_one(squash(z, self.gain, self.clamp), self.MEAN_LIMIT)
         self._table.keep(found.index, found.phi, weights, number // self.setting.per_epoch)
         self._shares.append(float(effective_sample_size(weights)) / len(weights))
         self._figures = {"query_loss": found.query_loss, "saturated": float(saturated(z, self.gain, self.clamp))}
         self._figures["scale"] = float(found.phi.std(correction=0))
         self._look(number, found.query_loss)
+
+    def _scale(self, pace: Pace) -> Normalise:
+        """The normalisation asked for, or the one that goes with the pace."""
+        return pace.scale if self.normalise == AUTO else check_normalise(self.normalise, "InfluenceWeighting")
 
     def _finite(self, phi: Tensor, number: int) -> Tensor:
         """The scores, when they are numbers.
@@ -184,7 +189,7 @@ class InfluenceWeighting(Weighting):
         if self.guard.tripped:
             return torch.ones_like(step.losses)
         self._curvature(step.number)
-        if self._q_ahead is None or step.number - self._renewed_ahead >= self.refresh:
+        if self._q_ahead is None or step.number - self._renewed_ahead >= self.pace.steps:
             self._q_ahead, query_loss = self._solve(step.number, parameters, step.queried)
             self._renewed_ahead = step.number
             if self._q is None:  # the student's own weights are not asked for, so nobody else has the guard look
@@ -255,13 +260,18 @@ class InfluenceWeighting(Weighting):
         """
         phi = -step.dot(q)
         everyone = self._finite(self.setting.gather(phi), step.number)
-        z = normalise(everyone, self.normalise)
+        z = normalise(everyone, self._scale(Pace(self.pace.steps, None)))
         weights = mean_one(squash(z, self.gain, self.clamp), self.MEAN_LIMIT)
         if step.at is None:
             self._figures["saturated"] = float(saturated(z, self.gain, self.clamp))
             self._figures["scale"] = float(everyone.std(correction=0))
             self._shares.append(float(effective_sample_size(weights)) / len(weights))
         return phi, self.setting.own(weights, len(phi))
+
+    def schedule(self, epochs: float) -> str:
+        """When weights are taken, and by what scale."""
+        pace = pace_of(self.refresh, "InfluenceWeighting: refresh", epochs)
+        return f"{pace}; scores on the scale `{self._scale(pace)}`"
 
     def last_scores(self) -> Tensor | None:
         """Phi of the samples weighed last, [B]; None once weighting was stopped."""
@@ -312,5 +322,4 @@ class InfluenceWeighting(Weighting):
         self._events.clear()
 
     def __repr__(self) -> str:
-        refresh = self.refresh if self.epochs is None else f"'epochs:{self.epochs}'"
-        return f"InfluenceWeighting({self.solver!r}, normalise={self.normalise!r}, gain={self.gain:g}, refresh={refresh})"
+        return f"InfluenceWeighting({self.solver!r}, normalise={self.normalise!r}, gain={self.gain:g}, refresh={self.refresh!r})"

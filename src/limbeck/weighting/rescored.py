@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -9,21 +10,57 @@ from torch import Tensor
 
 from limbeck.core.checks import whole
 from limbeck.core.errors import UsageError
+from limbeck.weighting.squash import Normalise
+
+AUTO = "auto"
+LONG = 10
+"""Epochs of a run from which "auto" stores weights."""
 
 
-def epochs_of(refresh: int | str, who: str) -> int | None:
-    """N of "epochs:N"; None where `refresh` counts steps.
+@dataclass(frozen=True)
+class Pace:
+    """When weights are taken.
+
+    Args:
+        steps: Steps between two renewals of q where weights are taken at each step, >= 1.
+        epochs: Epochs between two rounds of scores where weights are stored, >= 1; None where they are taken at each step.
+    """
+
+    steps: int
+    epochs: int | None
+
+    @property
+    def scale(self) -> Normalise:
+        """The normalisation that suits it: steep weights only where they do not answer to the step that they act on."""
+        return "zscore" if self.epochs is None else "median"
+
+    def __str__(self) -> str:
+        if self.epochs is None:
+            return f"taken at every step, along a q that is renewed every {self.steps} steps"
+        rounds = "every epoch" if self.epochs == 1 else f"every {self.epochs} epochs"
+        return f"stored: all training samples are scored after the first epoch and then {rounds}"
+
+
+def pace_of(refresh: int | str, who: str, length: float = 0.0) -> Pace:
+    """What `refresh` means in a run of that many epochs.
+
+    Args:
+        refresh: Steps between two renewals of q, "epochs:N", or "auto": "epochs:2" from ten epochs on, where there is time for
+            weights that come after the first, else 20.
+        who: For the error.
+        length: Epochs of the run.
 
     Raises:
-        UsageError: It is neither a whole number of at least 1 nor of the form "epochs:5".
+        UsageError: It is neither a whole number of at least 1 nor "auto" nor of the form "epochs:5".
     """
+    if refresh == AUTO:
+        return Pace(20, 2 if length >= LONG else None)
     if not isinstance(refresh, str):
-        whole(refresh, who)
-        return None
+        return Pace(whole(refresh, who), None)
     found = re.fullmatch(r"epochs:([1-9]\d*)", refresh)
     if found is None:
-        raise UsageError(f'{who} must be a number of steps such as 20, or "epochs:5", got {refresh!r}.')
-    return int(found[1])
+        raise UsageError(f'{who} must be a number of steps such as 20, "epochs:5" or "auto", got {refresh!r}.')
+    return Pace(1, int(found[1]))
 
 
 @final

@@ -28,6 +28,7 @@ class Setting:
         draw: Gives that many training samples for curvature, drawn with the generator.
         everyone: All training samples in batches, untransformed, in the order of their rows.
         per_epoch: Steps of an epoch, >= 1.
+        steps: Steps of the run, >= 1.
         gather: [B] of this process -> the values of all processes, in rank order.
         offset: Gives the place of this process's first sample among the gathered, from its number of samples.
         seed: The run's seed.
@@ -41,6 +42,7 @@ class Setting:
     draw: Callable[[int, torch.Generator], Batch]
     everyone: Callable[[], Sequence[Batch]] = tuple
     per_epoch: int = 1
+    steps: int = 1
     gather: Callable[[Tensor], Tensor] = itself
     offset: Callable[[int], int] = lambda _: 0
     seed: int = 0
@@ -106,6 +108,10 @@ class Weighting(ABC):
     def last_scores(self) -> Tensor | None:
         """The scores behind the weights given last, [B]; None where weights are not made of scores."""
         return None
+
+    def schedule(self, epochs: float) -> str:
+        """When weights are taken in a run of that many epochs, for plan and report; empty where there is nothing to say."""
+        return ""
 
     def figures(self) -> dict[str, float]:
         """What to log of the last step beside the weights, such as the query loss."""
