@@ -58,6 +58,20 @@ def test_a_token_that_is_nan_says_nothing_of_the_others() -> None:
     assert found[1].isnan()
 
 
+@pytest.mark.parametrize("lowest", [-3.0, -torch.inf])
+def test_the_guard_against_zeros_is_left_out_only_where_it_changes_nothing(lowest: float) -> None:
+    """Under vmap nobody can look, and it stands: value and both gradients are the same as where one could, bit by bit."""
+    logits = normal(5, 7)
+    logits[1, 2] = lowest
+    sides = logits.log_softmax(1), normal(5, 7, seed=1).log_softmax(1)
+    guarded = torch.vmap(torch.func.grad_and_value(forward_kl, argnums=(0, 1)))(*sides)
+    own = [part.clone().requires_grad_() for part in sides]
+    value = forward_kl(*own)
+    value.sum().backward()
+    assert torch.equal(value, guarded[1])
+    assert all(torch.equal(part.grad, slope) for part, slope in zip(own, guarded[0], strict=True))
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     rows=st.lists(st.lists(st.floats(-50, 50), min_size=3, max_size=3), min_size=2, max_size=2),

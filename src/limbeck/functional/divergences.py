@@ -32,7 +32,22 @@ def heated(logits: Tensor, T: float | Tensor = 1.0) -> Tensor:
 
 def kl_summands(log_p: Tensor, log_q: Tensor) -> Tensor:
     """P (log p - log q) class by class, [..., C]; a class with p = 0 adds 0, also where its log-probability is -inf."""
-    return log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
+    gap = log_p - log_q
+    return log_p.exp() * (torch.where(log_p > -torch.inf, gap, 0.0) if _may_rule_out(log_p) else gap)
+
+
+def _may_rule_out(log_p: Tensor) -> bool:
+    """Whether a class may have p = 0; true also where it cannot be told.
+
+    The guard against such classes is several passes over a vocabulary, and on the CPU a look at the least value is a tenth of
+    that. Another device would have to be waited for, and in a compiled graph or under `vmap` there is no one value to look at.
+    """
+    if log_p.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    try:
+        return not bool(log_p.detach().amin() > -torch.inf)  # so that NaN, of a token that does not count, hides no -inf
+    except RuntimeError:  # a transform of torch.func, or no class at all
+        return True
 
 
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
