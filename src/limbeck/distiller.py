@@ -169,14 +169,16 @@ class Distiller(nn.Module):
         """How much each sample counts by its length, [B], 1 in the mean over the samples of all processes; None: all alike.
 
         With per="token" this is n_i / mean(n), n_i its counted tokens: mean_i n_i / mean(n) l_i = (sum over tokens) / (sum n).
+        Where all terms need labels, only tokens that have one are counted.
 
         Args:
             batch: The whole batch of this process, however it will be cut.
             gather: Puts a tensor of all processes together.
         """
-        if self.per == "sample" or batch.mask is None:
+        mask = batch.label_mask if self.objective.labelled_only else batch.mask
+        if self.per == "sample" or mask is None:
             return None
-        counts = batch.mask.sum(1).double()
+        counts = mask.sum(1).double()
         return counts / gather(counts).mean().clamp(min=1 / len(counts))
 
     @contextmanager

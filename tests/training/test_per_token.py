@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.batch import Batch
+from limbeck.core.batch import UNLABELLED, Batch
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.data.loader import Loader
@@ -46,18 +46,20 @@ def net(width: int, seed: int) -> nn.Module:
     return GPT(width=width, depth=1, heads=2).build(SPEC).double()
 
 
-def loader() -> Loader:
+def loader(blank: Tensor | None = None) -> Loader:
+    """Batches of all rows; where `blank` is true a token has no label."""
     ids = torch.randint(VOCABULARY, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(LENGTH) < LENGTHS.unsqueeze(1)
     source = InMemory(ids[:, :-1], ids[:, 1:].clone(), vocabulary=VOCABULARY, mask=mask)
-    return Loader(source, torch.arange(ROWS), batch_size=ROWS, seed=0, labels=source.labels, shuffle=False)
+    labels = source.labels if blank is None else source.labels.masked_fill(blank, UNLABELLED)
+    return Loader(source, torch.arange(ROWS), batch_size=ROWS, seed=0, labels=labels, shuffle=False)
 
 
 def distiller(per: str, weighting: Weighting | None = None) -> Distiller:
     return Distiller(net(8, 1), Single(net(8, 2)), KD(T=2.0) * 0.4 + CE() * 0.6, per=per, weighting=weighting)
 
 
-def gradient(made: Distiller, accumulate: int = 1) -> Tensor:
+def gradient(made: Distiller, accumulate: int = 1, batches: Loader | None = None) -> Tensor:
     """The gradient of one step, in all parameters."""
     optimizer = torch.optim.SGD(made.trained(), lr=0.0)
     queries = next(iter(loader()))
@@ -70,7 +72,7 @@ def gradient(made: Distiller, accumulate: int = 1) -> Tensor:
             training.apply()
             return record
 
-    fit(made, loader(), optimizer, steps=1, step=Look(), accumulate=accumulate, queries=queries)
+    fit(made, batches or loader(), optimizer, steps=1, step=Look(), accumulate=accumulate, queries=queries)
     return kept[0]
 
 
@@ -93,6 +95,25 @@ def test_a_step_is_the_one_by_hand_however_it_is_cut(per: str, accumulate: int) 
     plain = gradient(distiller(per, Uniform()), accumulate)
     torch.testing.assert_close(plain, by_hand(per, torch.ones_like(weights)), rtol=1e-9, atol=1e-12)
     assert not torch.allclose(plain, found)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(("per", "soft"), [("sample", 0.0), ("token", 0.0), ("token", 0.4)])
+def test_a_token_without_a_label_does_not_count_where_labels_are_needed(per: str, soft: float, accumulate: int) -> None:
+    """Beside KD, which learns from it, a row counts by all its tokens, and its CE is the mean over those with a label."""
+    blank = torch.rand(ROWS, LENGTH, generator=torch.Generator().manual_seed(1)) < 0.4
+    blank[:2] = True  # the longest row has no label at all, and one of a single token
+    objective = KD(T=2.0) * soft + CE() if soft else CE()
+    made = Distiller(net(8, 1), Single(net(8, 2)) if soft else None, objective, per=per)
+    found, batch = gradient(made, accumulate, loader(blank)), next(iter(loader()))
+    own, kept = made.student(batch).logits, batch.mask & ~blank
+    hard = (cross_entropy(own, batch.targets) * kept).sum(1) / kept.sum(1).clamp(min=1)
+    counts = LENGTHS if soft else kept.sum(1)
+    loss = (hard * counts).sum() / counts.sum() if per == "token" else hard.mean()
+    if soft:
+        loss = loss + soft * (kd_divergence(own, made.teacher(batch).logits, 2.0) * batch.mask).sum() / LENGTHS.sum()
+    wanted = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(made.student.parameters()))])
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("per", ["sample", "token"])

@@ -20,8 +20,8 @@ class Batch:
 
     Args:
         inputs: [B, ...] floats (vectors, images) or int64 token ids [B, L].
-        targets: [B] int64 labels as given, -1 for a sample that has none; [B, L] int64 for token tasks; or None where no sample
-            has one.
+        targets: [B] int64 labels as given, -1 for a sample that has none; [B, L] int64 for token tasks, -1 for a token that has
+            none; or None where no sample has one.
         index: [B] int64, each sample's identity: its row in the source, the same for the whole run.
         mask: [B, L] bool, true where a token counts, or None.
         meta: Further columns, one row per sample.
@@ -50,6 +50,16 @@ class Batch:
     def labelled(self) -> Tensor | None:
         """Which samples have a label, [B] bool; None for tokens, and where there are no labels at all."""
         return None if self.targets is None or self.targets.dim() != 1 else self.targets >= 0
+
+    @property
+    def label_mask(self) -> Tensor | None:
+        """Where a token counts and has a label, [B, L] bool; the mask as it is where labels are not those of tokens."""
+        if self.targets is None or self.targets.dim() != 2:
+            return self.mask
+        known = self.targets >= 0
+        if self.mask is None:
+            return known
+        return self.mask & known if self.mask.shape == known.shape else self.mask  # terms say what does not fit
 
     @property
     def mixture(self) -> "tuple[Tensor, Tensor, Tensor] | None":

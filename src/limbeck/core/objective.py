@@ -17,7 +17,8 @@ from limbeck.core.term import Moment, Need, Scene, Term
 class Objective(nn.Module):
     """A sum of terms with coefficients. Evaluates every term for every sample; who reduces, does it elsewhere and once.
 
-    A term that needs labels is 0 for a sample that has none (a target of -1), the others take that sample as any other.
+    A term that needs labels is 0 for a sample that has none (a target of -1) and passes over such a token; the others take both
+    as any other.
 
     Args:
         parts: (coefficient, term) pairs. Coefficients are finite numbers.
@@ -157,7 +158,7 @@ class Objective(nn.Module):
             ShapeError: A term broke the contract and did not return one value per sample.
         """
         rows, known = [], views.batch.labelled
-        filled = views if known is None else with_any_label(views)
+        filled = views if views.batch.targets is None else with_any_label(views)
         for name, (_, term) in zip(self.names, self.parts, strict=True):
             value = term(filled if "targets" in term.needs else views)
             if value.shape != (len(views.batch),):
@@ -191,6 +192,9 @@ def as_objective(loss: Term | Objective) -> Objective:
 
 
 def with_any_label(views: Views) -> Views:
-    """The views with class 0 in the place of a label that is missing, for terms whose value there is not looked at."""
+    """The views with class 0 in the place of a label that is missing, for terms whose value there is not looked at.
+
+    A token without a label does not count.
+    """
     assert views.batch.targets is not None
-    return replace(views, batch=replace(views.batch, targets=views.batch.targets.clamp(min=0)))
+    return replace(views, batch=replace(views.batch, targets=views.batch.targets.clamp(min=0), mask=views.batch.label_mask))

@@ -34,7 +34,7 @@ def figures_of(model: nn.Module, batch: Batch, teacher: nn.Module | None = None)
             logits, *theirs = (_answer(one, piece).cpu() for one in (model, *guides))
             own = piece.to("cpu")
             assert own.targets is not None
-            found.append(TokenAnswers.of(logits, own.targets, own.mask, *theirs))
+            found.append(TokenAnswers.of(logits, own.targets, own.label_mask, *theirs))
         return TokenAnswers.figures(found)
     logits, *theirs = (torch.cat([_answer(one, piece) for piece in _slices(batch, ROWS)]).cpu() for one in (model, *guides))
     return evaluate(logits, batch.targets.cpu(), *theirs)

@@ -61,7 +61,7 @@ def label_loss_of(logits: Tensor, batch: Batch) -> Tensor:
     """
     if batch.targets is None:
         raise UsageError("influence: the query loss needs labels, but the batch has none; give a labelled query set.")
-    return token_mean(cross_entropy(logits, batch.targets), batch.mask)
+    return token_mean(cross_entropy(logits, batch.targets), batch.label_mask)
 
 
 class Supervised:

@@ -64,7 +64,7 @@ class TeacherRule:
         """
         if batch.targets is None:
             raise UsageError("teacher update: needs labels, but the batch has none; use step: Student().")
-        hard = token_mean(cross_entropy(teacher, batch.targets), batch.mask)
+        hard = token_mean(cross_entropy(teacher, batch.targets), batch.label_mask)
         soft = token_mean(kd_divergence(teacher, student.detach(), self.T), batch.mask)
         return (1 - self.alpha) * hard + self.alpha * soft
 

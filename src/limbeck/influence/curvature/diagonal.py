@@ -92,8 +92,9 @@ class Diagonal(Solver):
                 inputs.unsqueeze(0), label.unsqueeze(0), batch.index[:1], None if batch.mask is None else counted.unsqueeze(0)
             )
             logits, target = answer_of(problem.task, at(problem.model, parameters)(one), one), label.unsqueeze(0)
-            drawn = self.fisher == "true"
-            return (drawn_loss(logits, target, one.mask) if drawn else token_mean(cross_entropy(logits, target), one.mask)).sum()
+            if self.fisher == "true":
+                return drawn_loss(logits, target, one.mask).sum()
+            return token_mean(cross_entropy(logits, target), one.label_mask).sum()
 
         try:
             with plain_attention():

@@ -15,8 +15,8 @@ from limbeck.losses.sides import fitting_labels, samples_only
 class CE(Term):
     """-log softmax(student)_y, in nats, per sample; with smoothing the label is mixed with the uniform distribution.
 
-    Where a transform mixed samples in pairs, lambda l(y) + (1 - lambda) l(y'), each label with its share. A label of -1 is none
-    and costs 0.
+    Where a transform mixed samples in pairs, lambda l(y) + (1 - lambda) l(y'), each label with its share. A label of -1 is none:
+    the sample costs 0, a token does not count.
 
     Args:
         smoothing: Share of the uniform distribution in the target, in [0, 1].
@@ -43,7 +43,7 @@ class CE(Term):
         """One value per sample, [B]."""
         logits, mixture = views.student.logits, views.batch.mixture
         if mixture is None:
-            return token_mean(cross_entropy(logits, fitting_labels(views, "CE"), self.smoothing), views.batch.mask)
+            return token_mean(cross_entropy(logits, fitting_labels(views, "CE"), self.smoothing), views.batch.label_mask)
         samples_only(logits, "CE")
         first, second, share = mixture
         share = share.to(full_precision(logits).dtype)
