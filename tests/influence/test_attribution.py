@@ -1,6 +1,7 @@
 """Scores, matrix, self-influence and tokens of a finished model equal what explicit per-sample gradients give, on every net."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -25,9 +26,9 @@ from limbeck.influence.matrix import score_matrix, self_influence, tile_size
 from limbeck.influence.packing import Packing
 from limbeck.influence.prepared import prepare
 from limbeck.influence.restoring import modes_restored
-from limbeck.influence.rows import Rows, matrix_products
+from limbeck.influence.rows import OutputRows, Rows, matrix_products
 from limbeck.influence.scores import group_sums, score
-from limbeck.influence.task import Distillation, Supervised
+from limbeck.influence.task import Distillation, Forward, Supervised
 from limbeck.influence.tokens import score_tokens
 from limbeck.influence.vectors import flatten, trainable, unflatten
 from limbeck.losses.labels.ce import CE
@@ -89,6 +90,14 @@ def test_rows_equal_explicit_gradients(case: Case) -> None:
         cut = dict(zip(written, q.split([part[0].numel() for part in written.values()], 1), strict=True))
         many = {name: part.view(count, *written[name].shape[1:]) for name, part in cut.items()}
         assert_close(rows.products(many.get), q @ explicit.T)
+    found = OutputRows(model, batch)
+    some = range(0, found.outputs, 2 if found.outputs == 3 else 13)
+    one_by_one = [per_sample_gradients_slow(model, partial(logit, number), batch) for number in some]
+    assert_close(found.matrix.view(len(batch), found.outputs, -1)[:, some], torch.stack(one_by_one, 1))
+
+
+def logit(number: int, student: Forward, batch: Batch) -> Tensor:
+    return student(batch).logits.flatten(1)[:, number]
 
 
 @each_case

@@ -17,7 +17,7 @@ from limbeck.align.taps import Tapped
 from limbeck.catalogue import Row, rows
 from limbeck.core.batch import Batch
 from limbeck.core.errors import RunError, UnsupportedModelError, UsageError
-from limbeck.influence.curvature import products
+from limbeck.influence.curvature import products, together
 from limbeck.influence.curvature.conjugate_gradient import ConjugateGradient
 from limbeck.influence.curvature.diagonal import Diagonal
 from limbeck.influence.curvature.ekfac import EKFAC
@@ -29,6 +29,7 @@ from limbeck.influence.curvature.lbfgs import LBFGS
 from limbeck.influence.curvature.lissa import LiSSA
 from limbeck.influence.curvature.products import Curvature, curvature_product, curvature_products, dense
 from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.curvature.together import Together
 from limbeck.influence.gradients import Way, inner_products, mean_gradient
 from limbeck.influence.task import Distillation
 from limbeck.influence.vectors import Vector, dot, flatten, trainable, unflatten
@@ -210,6 +211,35 @@ def test_products_of_many_directions_equal_one_after_the_other(
         fast = curvature_products(found, rows, curvature)
         for key, part in fast.items():
             assert_close(part, torch.stack([one[key] for one in slow]), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["batch norm, eval mode", "tokens", "a weight used functionally", "batch norm, train mode"])
+def test_products_by_written_output_gradients_equal_one_after_the_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept or made anew, in pieces or whole; not taken where layers do not own their weights, or samples meet."""
+    found = problem(name)
+    found.model.train(name == "batch norm, train mode")
+    rows = {key: normal(5, *part.shape, seed=3) for key, part in trainable(found.model).items()}
+    slow = [curvature_product(found, {key: part[k] for key, part in rows.items()}, "gauss_newton") for k in range(5)]
+    monkeypatch.setattr(together, "PASSES", 10**6)
+    for held, numbers in ((0, 2**12), (2**27, 2**24)):
+        monkeypatch.setattr(together, "HELD", held)
+        monkeypatch.setattr(together, "NUMBERS", numbers)
+        many = Together(found, "gauss_newton")
+        for _ in range(2):
+            for key, part in many(rows).items():
+                assert_close(part, torch.stack([one[key] for one in slow]), rtol=1e-10, atol=1e-12)
+        assert many.written is (name in ("batch norm, eval mode", "tokens"))
+        assert (many.held is not None) is (many.written and held > 0)
+
+
+def test_output_gradients_are_written_where_that_takes_fewer_multiplications() -> None:
+    """Convolutions use their weights at many positions, a linear net at one."""
+    for name, pays in (("convolutions", True), ("mlp", False)):
+        found = problem(name)
+        found.model.eval()
+        rows = {key: normal(40, *part.shape) for key, part in trainable(found.model).items()}
+        assert together.pays(found, "gauss_newton", rows) is pays
+        assert not together.pays(found, "hessian", rows)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ layer; of the two orders of multiplication the one with fewer operations is chos
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
+from limbeck.core.outputs import Outputs
 from limbeck.influence.captured import FIRST, Call, Capture, gain_and_shift
 from limbeck.influence.curvature.capture import Block
 from limbeck.influence.gradients import Loss
@@ -25,73 +27,30 @@ Own = Callable[[str], Tensor | None]
 """K directions' part for a parameter, [K, ...]; None where none of them moves it."""
 
 
-@final
-class Rows:
-    """The gradients of a batch's samples, each of its own loss.
+class Layers:
+    """The calls of a model's layers for a batch, and what they make of inputs and output gradients.
 
     Args:
         model: Called with a batch, in evaluation mode; its samples do not meet (see `captured.obstacles`).
-        loss: One value per sample.
         batch: The samples.
 
     Raises:
-        UnsupportedModelError: No layer of the model was reached by the loss.
+        UnsupportedModelError: No layer of the model was called.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, batch: Batch) -> None:
-        capture = Capture(model)
-        with torch.enable_grad():
-            with capture.recording(len(batch)):
-                answer = model(batch)
-            if not capture.calls:
-                raise UnsupportedModelError(f"influence: no layer of {type(model).__name__} was called; score the plain module.")
-            capture.backward(loss(lambda _: answer, batch).sum())
-        self.count, self.size = len(batch), capture.size
-        self.parameters = capture.parameters
-        self.ids = capture.names
-        self.calls = [call for call in capture.calls if call.gradient is not None]
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        self.capture, self.count = Capture(model), len(batch)
+        with torch.enable_grad(), self.capture.recording(len(batch)):
+            self.answer: Outputs = model(batch)
+        if not self.capture.calls:
+            raise UnsupportedModelError(f"influence: no layer of {type(model).__name__} was called; score the plain module.")
+        self.parameters = self.capture.parameters
+        self.ids = self.capture.names
 
     @property
     def names(self) -> Sequence[str]:
         """All trained parameters."""
         return list(self.parameters)
-
-    def whole(self, names: Sequence[str] | None = None) -> Vector:
-        """The gradients written out, [B, ...] by parameter name; all parameters, or those named."""
-        wanted = self.names if names is None else names
-        total = {name: self.parameters[name].new_zeros(self.count, *self.parameters[name].shape) for name in wanted}
-        for call in self.calls:
-            weight, bias = self._names(call)
-            if weight in total or bias in total:
-                for name, part in zip((weight, bias), self._written(call), strict=True):
-                    if name in total and part is not None:
-                        total[name] = total[name] + part.detach()
-        return total
-
-    def factors(self, weight: str, bias: str | None) -> list[tuple[Tensor, Tensor]] | None:
-        """Of one layer, for each call, inputs [B, G, T, I] and output gradients [B, G, T, O]; None where that is not all."""
-        pairs = []
-        for call in self.calls:
-            names, block = self._names(call), self._block(call)
-            if block is not None and names == (weight, bias):
-                pairs.append(self._pair(call, block))
-            elif weight in names or (bias is not None and bias in names):
-                return None
-        return pairs
-
-    def products(self, own: Own) -> Tensor:
-        """<q_k, g_i> for K directions, [K, B].
-
-        Args:
-            own: The directions.
-
-        Raises:
-            UnsupportedModelError: No direction moves a layer that the loss reaches.
-        """
-        parts = [part for call in self.calls if (part := self._products(call, own)) is not None]
-        if not parts:
-            raise UnsupportedModelError("influence: the directions move no layer that the training loss reaches.")
-        return torch.stack(parts).sum(0).detach()
 
     def _names(self, call: Call) -> tuple[str | None, str | None]:
         return self.ids.get(id(call.layer.weight)), self.ids.get(id(getattr(call.layer, "bias", None)))
@@ -141,6 +100,65 @@ class Rows:
         """[B k, ...] -> [B, ...]."""
         return rows.reshape(self.count, -1, *rows.shape[1:]).sum(1)
 
+
+@final
+class Rows(Layers):
+    """The gradients of a batch's samples, each of its own loss.
+
+    Args:
+        model: As for `Layers`.
+        loss: One value per sample.
+        batch: The samples.
+
+    Raises:
+        UnsupportedModelError: As for `Layers`.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, batch: Batch) -> None:
+        super().__init__(model, batch)
+        answer = self.answer
+        with torch.enable_grad():
+            self.capture.backward(loss(lambda _: answer, batch).sum())
+        self.size = self.capture.size
+        self.calls = [call for call in self.capture.calls if call.gradient is not None]
+
+    def whole(self, names: Sequence[str] | None = None) -> Vector:
+        """The gradients written out, [B, ...] by parameter name; all parameters, or those named."""
+        wanted = self.names if names is None else names
+        total = {name: self.parameters[name].new_zeros(self.count, *self.parameters[name].shape) for name in wanted}
+        for call in self.calls:
+            weight, bias = self._names(call)
+            if weight in total or bias in total:
+                for name, part in zip((weight, bias), self._written(call), strict=True):
+                    if name in total and part is not None:
+                        total[name] = total[name] + part.detach()
+        return total
+
+    def factors(self, weight: str, bias: str | None) -> list[tuple[Tensor, Tensor]] | None:
+        """Of one layer, for each call, inputs [B, G, T, I] and output gradients [B, G, T, O]; None where that is not all."""
+        pairs = []
+        for call in self.calls:
+            names, block = self._names(call), self._block(call)
+            if block is not None and names == (weight, bias):
+                pairs.append(self._pair(call, block))
+            elif weight in names or (bias is not None and bias in names):
+                return None
+        return pairs
+
+    def products(self, own: Own) -> Tensor:
+        """<q_k, g_i> for K directions, [K, B].
+
+        Args:
+            own: The directions.
+
+        Raises:
+            UnsupportedModelError: No direction moves a layer that the loss reaches.
+        """
+        parts = [part for call in self.calls if (part := self._products(call, own)) is not None]
+        if not parts:
+            raise UnsupportedModelError("influence: the directions move no layer that the training loss reaches.")
+        return torch.stack(parts).sum(0).detach()
+
     def _products(self, call: Call, own: Own) -> Tensor | None:
         assert call.gradient is not None
         weight, bias = self._names(call)
@@ -163,6 +181,55 @@ class Rows:
             if rows_of is not None and gradient is not None
         ]
         return torch.stack(parts).sum(0)
+
+
+@final
+class OutputRows(Layers):
+    """How every logit of a batch's samples moves with the parameters, written out.
+
+    One pass down to the layers' outputs for each logit; what all of them share of a layer's inputs is unfolded once. In `matrix`,
+    [B M, P], rows are samples and their M logits, columns the trained parameters in their order.
+
+    Args:
+        model: As for `Layers`.
+        batch: The samples.
+
+    Raises:
+        UnsupportedModelError: As for `Layers`.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        super().__init__(model, batch)
+        logits, calls = self.answer.logits.flatten(1), self.capture.calls
+        outputs, self.outputs = [call.output for call in calls], logits.shape[1]
+        passes = [torch.autograd.grad(one.sum(), outputs, retain_graph=True, allow_unused=True) for one in logits.unbind(1)]
+        self.answer = self.answer.detach()
+        sizes = [part.numel() for part in self.parameters.values()]
+        self.matrix = logits.new_zeros(self.count * self.outputs, sum(sizes))
+        columns = dict(zip(self.parameters, torch.split(self.matrix, sizes, 1), strict=True))
+        for call, *slopes in zip(calls, *passes, strict=True):
+            call.output = call.output.detach()
+            for name, part in self._of_call(call, slopes):
+                columns[name] += part
+
+    def _of_call(self, call: Call, slopes: list[Tensor | None]) -> Iterator[tuple[str, Tensor]]:
+        """What a call adds for its weight and bias, [B M, numbers], from its output gradient for each logit."""
+        if all(slope is None for slope in slopes):
+            return
+        there = [torch.zeros_like(call.output) if slope is None else slope for slope in slopes]
+        (weight, bias), block = self._names(call), self._block(call)
+        if block is None:
+            each = [self._written(replace(call, gradient=slope)) for slope in there]
+            found = [None if own[0] is None else torch.stack(own, 1) for own in zip(*each, strict=True)]
+        else:
+            a, d = self._by_sample(block.inputs(call.inputs)), [self._by_sample(block.gradients(slope)) for slope in there]
+            matrices = torch.cat(d, 3).transpose(2, 3) @ a
+            matrices = matrices.reshape(*a.shape[:2], self.outputs, -1, a.shape[3]).transpose(1, 2)
+            kept = matrices if bias is None else matrices[..., :-1]
+            found = [kept, None if bias is None else matrices[..., -1]]
+        for name, part in zip((weight, bias), found, strict=True):
+            if name is not None and part is not None:
+                yield name, part.reshape(self.count * self.outputs, -1).detach()
 
 
 def rows_of(model: nn.Module, loss: Loss, batch: Batch) -> Iterator[Rows]:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
-from limbeck.influence.curvature.products import Curvature, curvature_product, curvature_products, damping_of, missing
+from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of, missing
 from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.curvature.together import Together
 from limbeck.influence.vectors import Vector, combine, dot, scaled, zeros_like
 
 
@@ -96,12 +97,13 @@ class ConjugateGradient(Solver):
         """`solve` for K gradients in step, so that their products share passes; each stops where it would stop alone."""
         norm = row_dots(rows, rows)
         going, met = norm > 0, torch.zeros_like(norm, dtype=torch.bool)
-        damping = self._dampings(rows, norm, problem)
+        products = Together(problem, self.curvature)
+        damping = self._dampings(rows, norm, products)
         q, residual = zeros_like(rows), rows
         direction = ready = self._precondition_many(residual, problem)
         size = row_dots(residual, ready)
         for _ in range(self.steps):
-            bent = along_rows(curvature_products(problem, direction, self.curvature), damping, direction)
+            bent = along_rows(products(direction), damping, direction)
             along = row_dots(direction, bent)
             met |= going & (along <= 0)
             going &= along > 0
@@ -117,11 +119,11 @@ class ConjugateGradient(Solver):
             _warn_of_negative_curvature()
         return {name: torch.where(_beside(norm == 0, part), rows[name], part) for name, part in q.items()}
 
-    def _dampings(self, rows: Vector, norm: Tensor, problem: Problem) -> Tensor:
+    def _dampings(self, rows: Vector, norm: Tensor, products: Together) -> Tensor:
         """As `damping_of`, [K]."""
         if not self.relative:
             return torch.full_like(norm, self.damping)
-        bent = row_dots(rows, curvature_products(problem, rows, self.curvature))
+        bent = row_dots(rows, products(rows))
         return self.damping * (bent / torch.where(norm > 0, norm, 1.0)).clamp(min=0)
 
     def _precondition_many(self, residual: Vector, problem: Problem) -> Vector:
