@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped, classifier_of
 from limbeck.balancing.balancer import Balancer
+from limbeck.balancing.gradients import gramian, with_gradient
 from limbeck.balancing.static import Static
 from limbeck.core.batch import UNLABELLED, Batch
 from limbeck.core.checks import one_of
@@ -160,10 +161,9 @@ class Distiller(nn.Module):
         """
         values = self.objective(views)
         per_term = self.objective.coefs.to(values.dtype) * (values * weights.to(values.dtype)).mean(1)
-        losses = per_term.detach() if average is None else average(per_term.detach())
-        factors = self.balancer.factors(losses, self._gramian(per_term, views, average, reference)).detach()
+        factors, total = self._balanced(per_term, views, average, reference)
         self.objective.factors = factors.to(self.objective.coefs)
-        return Loss((factors.to(values.dtype) * per_term).sum(), values, weights)
+        return Loss(total, values, weights)
 
     def amounts(self, batch: Batch, gather: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor | None:
         """How much each sample counts by its length, [B], 1 in the mean over the samples of all processes; None: all alike.
@@ -191,33 +191,32 @@ class Distiller(nn.Module):
             self.balancer.load_state(kept)
             self.objective.factors = factors
 
-    def _gramian(
+    def _balanced(
         self, per_term: Tensor, views: Views, average: Callable[[Tensor], Tensor] | None, reference: Tensor | None
-    ) -> Tensor | None:
-        """The inner products of the terms' gradients, [K, K], and of the reference's, at the level that the balancer asks for."""
+    ) -> tuple[Tensor, Tensor]:
+        """The balancer's factors, [K], and sum_k f_k times the terms' losses."""
         level, judged = self.balancer.level, self.balancer.needs_queries
+        losses = per_term.detach() if average is None else average(per_term.detach())
         if level == "none" or not per_term.requires_grad or (judged and reference is None):
-            return None
-        losses = [*per_term, reference] if judged and reference is not None else [*per_term]
+            factors = self.balancer.factors(losses, None).detach()
+            return factors, (factors.to(per_term.dtype) * per_term).sum()
         if level == "logits":
             where: list[Tensor] = [views.student.logits]
-        elif level == "last_layer":
-            where = [part for part in classifier_of(self.student.model).parameters() if part.requires_grad]
         else:
-            where = [part for part in self.student.parameters() if part.requires_grad]
-        rows = []
-        for loss in losses:
-            slopes = torch.autograd.grad(loss, where, retain_graph=True, allow_unused=True)
-            rows.append(
-                torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for p, g in zip(where, slopes, strict=True)])
-            )
-        stacked = torch.stack(rows).double()
-        if average is None:
-            return stacked @ stacked.T
-        if level == "logits":  # every process has samples of its own, so that there is no common gradient to take the mean of
-            return average(stacked @ stacked.T)
-        stacked = average(stacked)
-        return stacked @ stacked.T
+            part = classifier_of(self.student.model) if level == "last_layer" else self.student
+            where = [own for own in part.parameters() if own.requires_grad]
+        whole, count = level == "all", len(per_term)
+        leaves = self.trained() if whole else where  # the student's come first
+        found = [
+            torch.autograd.grad(loss, leaves, retain_graph=not whole or number < count, allow_unused=True)
+            for number, loss in enumerate(per_term, 1)
+        ]
+        compared = [gradient[: len(where)] for gradient in found]
+        if judged and reference is not None:
+            compared.append(torch.autograd.grad(reference, where, allow_unused=True))
+        factors = self.balancer.factors(losses, gramian(compared, where, average, common=level != "logits")).detach()
+        total = (factors.to(per_term.dtype) * per_term).sum()
+        return factors, with_gradient(total, leaves, found, factors) if whole else total
 
     def forward(self, batch: Batch) -> Loss:
         """The unweighted loss of a batch, for looking at; training goes through `fit`, which also asks for the weights."""

@@ -175,6 +175,16 @@ def test_the_controller_learns(weights: Any) -> None:
     assert all(part.grad is None for part in ran.training.distiller.parameters())
 
 
+def test_nobody_is_asked_twice() -> None:
+    """The teacher answers once; the student twice where it stands, once at the lookahead, and once with a tangent."""
+    made, step, asked = parts(objective=TGeoKD()), Bilevel(), []
+    training, batch = prepared(made, step)
+    made.distiller.student.register_forward_pre_hook(lambda *_: asked.append("student"))
+    made.distiller.teacher.register_forward_pre_hook(lambda *_: asked.append("teacher"))
+    step(training, batch)
+    assert sorted(asked) == ["student"] * 4 + ["teacher"]
+
+
 def test_with_another_step_the_ratio_stays_one_half() -> None:
     ran = train(parts(objective=TGeoKD(), weights=weighting()))
     assert not term_of(ran).controller[-1].weight.any()

@@ -114,6 +114,16 @@ def test_peers_train_in_training_mode_and_tell_in_evaluation_mode() -> None:
     assert int(norm.num_batches_tracked) == 2
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_lone_peer_is_asked_once(accumulate: int) -> None:
+    """Its answer to the student serves; its second pass is the one that it learns by."""
+    made, step, modes = several(), Mutual(), []
+    training, batch = prepared(made, step, accumulate=accumulate)
+    made.distiller.teacher.tapped.register_forward_pre_hook(lambda model, _: modes.append(model.training))
+    step(training, batch)
+    assert sorted(modes) == [False] * accumulate + [True] * accumulate
+
+
 def test_accumulation_and_clipping_are_the_students() -> None:
     whole, cut = several(3), several(3)
     train(whole, Mutual(), steps=4, clip=0.1)

@@ -156,7 +156,11 @@ def look_at(training: Training, parts: list[Part], parameters: Vector | None = N
 
 
 def weighted_backward(
-    training: Training, batch: Batch, weights: Tensor | None = None, moved: Single | None = None
+    training: Training,
+    batch: Batch,
+    weights: Tensor | None = None,
+    moved: Single | None = None,
+    parts: list[Part] | None = None,
 ) -> tuple[Record, list[Part]]:
     """Forward, weights, backward: afterwards the student's gradient is that of (1/B) sum_i w_i L_i over all processes.
 
@@ -169,12 +173,13 @@ def weighted_backward(
         batch: This process's samples.
         weights: [B] to use; None asks the distiller's weighting.
         moved: The teacher where the step moves it too.
+        parts: The batch, cut, with the teacher's answers, where they are at hand; None asks the teacher.
 
     Raises:
         RunError: The loss became NaN or infinite.
     """
     distiller, engine = training.distiller, training.engine
-    parts = parts_of(training, batch, moved)
+    parts = parts_of(training, batch, moved) if parts is None else parts
     amounts = distiller.amounts(batch, engine.gather)
     if weights is None and distiller.weighting.constant:
         weights = torch.ones(len(batch), device=batch.index.device)

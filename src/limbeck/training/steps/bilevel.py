@@ -19,7 +19,7 @@ from limbeck.influence.task import Forward
 from limbeck.losses.logits.tgeokd import TGeoKD
 from limbeck.training.teacher_update import lookahead
 from limbeck.training.training import Record, Training
-from limbeck.training.weighted import Part, average_gradients, next_queries, weighted_backward
+from limbeck.training.weighted import Part, average_gradients, next_queries, parts_of, weighted_backward
 
 
 @final
@@ -74,17 +74,18 @@ class Bilevel:
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of the controller, when it is time, and one of the student."""
-        weights, figures = self.learn(training, batch) if training.number % self.every == 0 else (None, {})
-        record, _ = weighted_backward(training, batch, weights)
+        parts = parts_of(training, batch)  # the teacher answers once, for both
+        weights, figures = self.learn(training, batch, parts) if training.number % self.every == 0 else (None, {})
+        record, _ = weighted_backward(training, batch, weights, parts=parts)
         training.apply()
         return replace(record, figures=record.figures | figures)
 
-    def learn(self, training: Training, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def learn(self, training: Training, batch: Batch, parts: list[Part]) -> tuple[Tensor, dict[str, float]]:
         """Update the controller; the weights of the student's step, and figures. All else is afterwards as it was."""
         distiller = training.distiller
         with statistics_untouched(distiller), random_state(torch.get_rng_state()), distiller.unbalanced():
-            first, parts = weighted_backward(training, batch)
-            loss, alpha = self.backward(training, parts, first.weights)
+            first, seen = weighted_backward(training, batch, parts=parts)
+            loss, alpha = self.backward(training, seen, first.weights)
         training.optimizer.zero_grad(set_to_none=True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -95,7 +96,7 @@ class Bilevel:
 
         Args:
             training: The run, with the gradient of the student's step at hand.
-            parts: The batch, cut.
+            parts: The batch, cut, with what both sides answered.
             weights: [B] of the student's step.
         """
         distiller, term, count = training.distiller, self.term, len(weights)
@@ -107,7 +108,8 @@ class Bilevel:
             for part in parts
         ]
         own = {name: part.detach().requires_grad_() for name, part in term.controller.named_parameters()}
-        alpha = term.ratio(torch.cat([self.features(training, part) for part in parts]), own)
+        seen = [term.features(Views(part.student, part.teacher, part.batch)) for part in parts if part.student is not None]
+        alpha = term.ratio(torch.cat(seen), own)
         coef = float(distiller.objective.coefs[self.place] * distiller.objective.factors[self.place])
         slope = -training.learning_rate * coef / count * weights.to(alpha) * torch.cat(gaps).to(alpha)
         found = torch.autograd.grad(alpha, [*own.values()], slope)
@@ -125,12 +127,6 @@ class Bilevel:
             return soft - hard
 
         return loss
-
-    def features(self, training: Training, part: Part) -> Tensor:
-        """What the controller sees of a part."""
-        student = training.distiller.student
-        with torch.no_grad(), statistics_untouched(student), random_state(part.rng), training.engine.autocast():
-            return self.term.features(Views(student(part.batch), part.teacher, part.batch))
 
     def state(self) -> dict[str, Any]:
         """The controller's optimiser; the controller is part of the objective."""

@@ -20,7 +20,7 @@ from limbeck.losses.logits.kd import KD
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.single import Single
 from limbeck.training.training import Record, Training
-from limbeck.training.weighted import average_gradients, weighted_backward
+from limbeck.training.weighted import Part, average_gradients, weighted_backward
 
 
 @final
@@ -72,9 +72,9 @@ class Mutual:
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of all; all gradients are taken before any net moves."""
-        record, _ = weighted_backward(training, batch)
-        for piece in batch.split(training.accumulate):
-            self._backward(training, piece, len(piece) / len(batch))
+        record, parts = weighted_backward(training, batch)
+        for part in parts:
+            self._backward(training, part, len(part.batch) / len(batch))
         training.apply()
         for peer, optimizer in zip(self.peers, self.optimizers, strict=True):
             average_gradients(training.engine, peer.tapped.parameters())
@@ -86,11 +86,15 @@ class Mutual:
             optimizer.zero_grad(set_to_none=True)
         return record
 
-    def _backward(self, training: Training, batch: Batch, share: float) -> None:
+    def _backward(self, training: Training, part: Part, share: float) -> None:
         """Add the peers' gradients on some samples of the batch."""
-        student = training.distiller.student
+        student, batch = training.distiller.student, part.batch
+        heard = part.teacher if len(self.peers) == 1 else None  # what the student heard: of several it is their mean
         with torch.no_grad(), modes_restored(student, training=False), training.engine.autocast():
-            said = [cast(Outputs, net(batch)).logits for net in (student, *self.peers)]
+            nets = [student, *self.peers] if heard is None else [student]
+            said = [cast(Outputs, net(batch)).logits for net in nets]
+        if heard is not None:
+            said.append(heard.logits)
         for number, peer in enumerate(self.peers, 1):
             others = said[:number] + said[number + 1 :]
             with modes_restored(peer.tapped, training=True), training.engine.autocast():
