@@ -497,7 +497,9 @@ else:  # hidden from type checkers, which would take any name for a public one
             AttributeError: There is no such name.
         """
         if name not in _PLACES:
-            raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+            from limbeck.core.errors import nearest
+
+            raise AttributeError(f"module 'limbeck' has no attribute {name!r}{nearest(name, _PLACES)}")
         module, _, attribute = _PLACES[name].partition(":")
         found = import_module(module)
         globals()[name] = getattr(found, attribute) if attribute else found

@@ -13,7 +13,7 @@ from limbeck.balancing.balancer import Balancer
 from limbeck.balancing.gradients import gramian, with_gradient
 from limbeck.balancing.static import Static
 from limbeck.core.batch import UNLABELLED, Batch
-from limbeck.core.checks import one_of
+from limbeck.core.checks import of_kind, one_of
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.core.outputs import Outputs, Views
@@ -21,7 +21,8 @@ from limbeck.core.term import COLUMNS, Scene, Term
 from limbeck.data.loader import Loader, whole
 from limbeck.influence.restoring import modes_restored, statistics_untouched
 from limbeck.influence.task import Distillation
-from limbeck.teachers.teacher import Offer, Teacher
+from limbeck.teachers.offers import check_classes, check_offers
+from limbeck.teachers.teacher import Teacher
 from limbeck.weighting.uniform import Uniform
 from limbeck.weighting.weighting import Weighting
 
@@ -57,7 +58,7 @@ class Distiller(nn.Module):
         per: What counts alike in a batch of language: every `sample`, with the mean over its tokens, or every counted `token`.
 
     Raises:
-        UsageError: A term needs a teacher and there is none, or needs more of it than it offers.
+        UsageError: A part is of another kind, or a term needs a teacher and there is none, or needs more of it than it offers.
     """
 
     def __init__(
@@ -79,13 +80,16 @@ class Distiller(nn.Module):
                 f"Distiller: {', '.join(needing)} compare with a teacher, but none was given; pass teacher=Single(model)."
             )
         if teacher is not None:
-            _check_offers(teacher, self.objective)
+            of_kind(teacher, Teacher, "Distiller: teacher", "wrap a net, teacher=Single(net)")
+            check_offers(teacher, self.objective)
         self.student = Tapped(student, self.objective.student_taps)
         self.teacher = teacher
         if teacher is not None and self.objective.teacher_taps:
             teacher.tap(self.objective.teacher_taps)
         self.weighting = Uniform() if weighting is None else weighting
+        of_kind(self.weighting, Weighting, "Distiller: weighting", "take one such as InfluenceWeighting()")
         self.balancer = Static() if balancer is None else balancer
+        of_kind(self.balancer, Balancer, "Distiller: balancer", "take one such as Uncertainty()")
         self.objective.factors = self.balancer.start(self.objective).to(self.objective.coefs)
 
     def build(self, loader: Loader) -> "Distiller":
@@ -233,30 +237,18 @@ class Distiller(nn.Module):
             labels: All labels that will be trained on; None for those of the batch.
 
         Raises:
-            ShapeError: Student and teacher do not answer for the same classes, or labels lie outside them.
-            UsageError: per="token", and there are no tokens to count.
+            ShapeError: A net cannot take the samples, student and teacher do not answer for the same classes, or labels lie
+                outside them.
+            UsageError: per="token", and there are no tokens to count; or a term reads the teacher and does not say so.
         """
         with modes_restored(self.student, training=False), torch.no_grad():
-            own, teacher = self.student(batch), self.teach(batch)
+            own, teacher = _answer(self.student, batch, "student"), _answer(self.teach, batch, "teacher")
+        assert own is not None
         classes = own.logits.shape[-1]
         if self.per == "token" and own.logits.dim() != 3:
             raise UsageError("Distiller: per='token' is for answers at every token, but here a sample has one; use per='sample'.")
-        if teacher is not None and not self.objective.crosses and teacher.classes not in (None, classes):
-            if own.logits.dim() == 3:
-                raise ShapeError(
-                    f"Distiller: the student's vocabulary has {classes} tokens and the teacher's {teacher.classes}; where the "
-                    "larger one is only filled up, cut it with HFModel(..., crop=True), else take GOLD(shared=...), which "
-                    "compares the tokens that both have, or ULD(), which needs none in common."
-                )
-            raise ShapeError(
-                f"Distiller: the student answers for {classes} classes and the teacher for {teacher.classes}; "
-                "they must be the same classes."
-            )
-        if teacher is not None and teacher.sparse is not None and int(teacher.sparse.ids.max()) >= classes:
-            raise ShapeError(
-                f"Distiller: the student answers for {classes} classes, but the teacher speaks of class "
-                f"{int(teacher.sparse.ids.max())}; they must be the same classes."
-            )
+        if teacher is not None:
+            check_classes(own, teacher, crosses=self.objective.crosses)
         seen = batch.targets if labels is None else labels
         least = UNLABELLED
         if seen is not None and seen.dim() == 1 and len(seen) and not least <= int(seen.min()) <= int(seen.max()) < classes:
@@ -265,37 +257,41 @@ class Distiller(nn.Module):
         with torch.no_grad(), statistics_untouched(self.objective):
             tried = [part for part in self.objective.parts if not part[1].needs & COLUMNS]  # nothing was written yet
             if tried:
-                Objective(tried)(Views(own, teacher, batch))
+                self._try(Objective(tried), Views(own, teacher, batch))
         self.deployed()  # a net that cannot be kept as its terms want is told of before it is trained
 
+    def _try(self, objective: Objective, views: Views) -> None:
+        """Evaluate terms on a few samples.
 
-def _check_offers(teacher: Teacher, objective: Objective) -> None:
-    """See that the teacher can answer with all that the terms read.
+        Raises:
+            UsageError: One fails since it reads the teacher, which nobody asked.
+            AttributeError: A term fails otherwise.
+        """
+        try:
+            objective(views)
+        except AttributeError as error:
+            if views.teacher is not None or "'NoneType'" not in str(error):
+                raise
+            raise UsageError(
+                f"Distiller: {objective!r} fails where the teacher was not asked ({error}); a term that reads the teacher says "
+                'so by needs = frozenset({"teacher"}).'
+            ) from error
+
+
+def _answer(net: Callable[[Batch], Outputs | None], batch: Batch, who: str) -> Outputs | None:
+    """What a net says of a few samples.
 
     Raises:
-        UsageError: It cannot.
+        ShapeError: It cannot take them.
+        OutOfMemoryError: There is no room even for these.
     """
-    offered = teacher.offers | ({"topk"} if "logits" in teacher.offers else set())
-    for term, wanted in [(one, wanted) for _, one in objective.parts for wanted in _wanted(one)]:
-        if wanted in offered:
-            continue
-        ways = {
-            "features": "take terms on logits, or a live teacher such as Single(model)",
-            "logits": f"write TopKTail({term!r})" if term.lumps else "write TopKTail(KD(T=1)), or take a teacher with all logits",
-            "topk": "take a teacher that offers logits or topk",
-            "reference": "take AlignedPair(after, before), or Aligned(after, before) of stored ones",
-        }
-        raise UsageError(
-            f"Distiller: {term!r} reads the teacher's {wanted}, but {type(teacher).__name__} offers "
-            f"{', '.join(sorted(teacher.offers))} only; {ways[wanted]}."
-        )
-
-
-def _wanted(term: Term) -> list[Offer]:
-    """What a term reads of the teacher."""
-    reference: list[Offer] = ["reference"] if "teacher_reference" in term.needs else []
-    if "teacher_features" in term.needs:
-        return [*reference, "features"]
-    if "teacher_topk" in term.needs:
-        return [*reference, "topk"]
-    return [*reference, "logits"] if "teacher" in term.needs else reference
+    try:
+        return net(batch)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        inputs, why = batch.inputs, str(error).partition("\n")[0].rstrip(".")
+        raise ShapeError(
+            f"Distiller: the {who} cannot take inputs {list(inputs.shape)} of {inputs.dtype} on {inputs.device} ({why}); "
+            "look at its first layer, its dtype and its device."
+        ) from error

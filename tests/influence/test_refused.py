@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
-from limbeck.core.errors import UnsupportedModelError
+from limbeck.core.errors import UnsupportedModelError, UsageError
 from limbeck.engine.engine import Engine
 from limbeck.influence.curvature.conjugate_gradient import ConjugateGradient
 from limbeck.influence.curvature.diagonal import Diagonal
@@ -57,6 +57,17 @@ def test_data_and_solver_are_told_of_in_one_sentence(monkeypatch: pytest.MonkeyP
         assert reason in said
     assert said.startswith("score: Tapped cannot be scored: ")
     assert said.count(".") == 1
+
+
+def test_what_is_no_batch_and_a_net_that_takes_tensors() -> None:
+    bare = net().model
+    for model, data, said in (
+        (bare, [batch()], r"Sequential is called with tensors, not with a Batch; wrap it, Tapped\(model\)"),
+        (net(), batch(), "train must be several batches, got a single one"),
+        (net(), [[batch().inputs, batch().targets]], "what train holds must be a Batch, got list"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            score(model, TASK, data, [batch()])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -81,3 +81,9 @@ def test_a_teacher_that_follows_its_student_may_begin_as_its_copy() -> None:
     made = parts()
     made.distiller.teacher = Single(deepcopy(made.distiller.student.model))
     assert train(made, MeanTeacher()).records
+
+
+def test_a_softmax_at_the_end_of_the_student() -> None:
+    (sentence,) = said(Distiller(nn.Sequential(net(), nn.Softmax(-1)), None, CE()))
+    assert "look like probabilities" in sentence
+    assert not said(Distiller(net(), None, CE()))

@@ -10,6 +10,7 @@ from typing import final
 from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
+from limbeck.core.checks import of_kind
 from limbeck.core.errors import ShapeError, UsageError, nearest
 from limbeck.core.outputs import Outputs
 
@@ -29,11 +30,12 @@ class Tapped(nn.Module):
             `penultimate` is the input of the classifier (the last linear layer), whatever the model calls it.
 
     Raises:
-        UsageError: A name fits no module of the model.
+        UsageError: The model is no torch module, or a name fits none of its modules.
     """
 
     def __init__(self, model: nn.Module, taps: Sequence[str] = ()) -> None:
         super().__init__()
+        of_kind(model, nn.Module, "a net", "build an architecture first, such as MLP().build(spec)")
         self.model = model
         self.taps = tuple(taps)
         self.tapped = matching_modules(model, taps)
@@ -50,7 +52,8 @@ class Tapped(nn.Module):
         if not isinstance(logits, Tensor) or logits.dim() not in (2, 3) or len(logits) != len(batch):
             came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ShapeError(
-                f"{type(self.model).__name__} returned {came} for {len(batch)} samples; logits must be [B, C] or [B, L, V]."
+                f"{type(self.model).__name__} returned {came} for {len(batch)} samples; logits must be [B, C] or [B, L, V]: "
+                "wrap the net in a module whose forward returns its logits alone."
             )
         return Outputs(logits, dict(features))
 

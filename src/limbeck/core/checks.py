@@ -1,4 +1,4 @@
-"""Checks of constructor arguments. Each returns the value, so that it reads `self.T = positive(T, "KD: T")`."""
+"""Checks of arguments. Those of numbers return the value, so that it reads `self.T = positive(T, "KD: T")`."""
 
 import math
 
@@ -80,3 +80,21 @@ def one_of(value: str, choices: tuple[str, ...], who: str) -> str:
     if value not in choices:
         raise UsageError(f"{who} must be one of {', '.join(choices)}, got {value!r}.")
     return value
+
+
+def of_kind(value: object, kind: type, who: str, do: str) -> None:
+    """See that the value is an instance of this class.
+
+    Args:
+        value: What came.
+        kind: The class that is expected.
+        who: Whose value it is.
+        do: What to do where it is another.
+
+    Raises:
+        UsageError: It is another thing; the class itself in place of an instance is one.
+    """
+    if not isinstance(value, kind):
+        came = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise UsageError(f"{who} must be {article} {kind.__name__}, got {came}; {do}.")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from limbeck.core.checks import finite
+from limbeck.core.checks import finite, of_kind
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Need, Scene, Term
@@ -187,8 +187,15 @@ class Objective(nn.Module):
 
 
 def as_objective(loss: Term | Objective) -> Objective:
-    """A lone term as the objective with coefficient 1."""
-    return loss if isinstance(loss, Objective) else Objective([(1.0, loss)])
+    """A lone term as the objective with coefficient 1.
+
+    Raises:
+        UsageError: It is neither a term nor an objective.
+    """
+    if isinstance(loss, Objective):
+        return loss
+    of_kind(loss, Term, "objective: it", "write terms with coefficients, such as KD(T=4) * 0.5 + CE() * 0.5")
+    return Objective([(1.0, loss)])
 
 
 def with_any_label(views: Views) -> Views:

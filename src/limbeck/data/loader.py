@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from limbeck.core.batch import Batch
+from limbeck.core.checks import of_kind
 from limbeck.core.checks import whole as whole_number
 from limbeck.core.errors import UsageError
 from limbeck.data.seeding import generator_for, seed_of
@@ -51,7 +52,8 @@ class Loader:
         sampler: Chooses the rows in the place of `shuffle`; an epoch is then as many batches as without it, all of them full.
 
     Raises:
-        UsageError: No rows, more rows per batch than rows (with drop_last), or labels that do not fit the source.
+        UsageError: No rows, rows that the source has not, more rows per batch than rows (with drop_last), or labels that do not
+            fit the source.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Loader:
         self.batch_size = whole_number(batch_size, "Loader: batch_size")
         self.workers = whole_number(workers, "Loader: workers", least=0)
         self.seed = seed_of(seed, "Loader")
-        _check_labels(source, labels)
+        _check_rows(source, rows, labels)
         if not len(rows):
             raise UsageError(f"Loader: there are no rows of {source.name} to read.")
         if drop_last and self.batch_size > len(rows):
@@ -150,7 +152,18 @@ def _as_read(read: object) -> object:
     return read
 
 
-def _check_labels(source: Source, labels: Tensor) -> None:
+def _check_rows(source: Source, rows: Tensor, labels: Tensor) -> None:
+    of_kind(source, Source, "Loader: source", "tensors become one by InMemory(inputs, labels), other data by a class of your own")
+    of_kind(rows, Tensor, "Loader: rows", "give row numbers, such as split(source, seed=0).train")
+    of_kind(labels, Tensor, "Loader: labels", f"give those of all rows, such as those of {source.name}")
+    if rows.dtype != torch.int64 or rows.dim() != 1:
+        raise UsageError(
+            f"Loader: rows must be row numbers, int64 [R], got {rows.dtype} of shape {list(rows.shape)}; "
+            "of a mask take mask.nonzero().squeeze(1)."
+        )
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(source):
+        wrong = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
+        raise UsageError(f"Loader: {source.name} has no row {wrong}, only 0 to {len(source) - 1}.")
     if labels.shape != source.labels.shape or labels.dtype != torch.int64:
         raise UsageError(
             f"Loader: labels must be int64 {list(source.labels.shape)}, one per row of {source.name}, "
@@ -166,6 +179,6 @@ def whole(source: Source, rows: Tensor, labels: Tensor) -> Batch:
         rows: int64 [R], which of them.
         labels: int64 [N], or [N, L] for language, one row per row of the source.
     """
-    _check_labels(source, labels)
+    _check_rows(source, rows, labels)
     inputs, mask = _Reads(source)[rows]
     return Batch(inputs, labels[rows], rows, mask, _meta(source, rows))

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
+from limbeck.core.checks import of_kind
 from limbeck.core.errors import LimbeckError, UnsupportedModelError, UsageError
+from limbeck.core.outputs import Outputs
 from limbeck.engine.engine import Engine
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Problem, Solver
@@ -56,11 +58,16 @@ def rereadable(batches: Iterable[Batch], what: str) -> Sequence[Batch]:
     """The batches as something that can be read again and again.
 
     Raises:
-        UsageError: They can be read once only, or there are none.
+        UsageError: They are no batches, can be read once only, or there are none.
     """
+    if isinstance(batches, Batch):
+        raise UsageError(f"score: {what} must be several batches, got a single one; write it as a list of one.")
     if isinstance(batches, Iterator):
         raise UsageError(f"score: {what} is an iterator, which can be read once only; give a list of batches or a Loader.")
     found = batches if isinstance(batches, Sequence) else Reread(batches)
+    for batch in found:
+        of_kind(batch, Batch, f"score: what {what} holds", "make Batch(inputs, labels, index) of tensors, or take a Loader")
+        break
     if not any(len(batch) for batch in found):
         raise UsageError("score: needs at least one training and one query sample; give both sets.")
     return found
@@ -142,6 +149,7 @@ def prepare(
     train, asked = rereadable(train, "train"), () if queries is None else rereadable(queries, "queries")
     solver = EKFAC() if solver is None else solver
     bent = train if curvature is None else rereadable(curvature, "curvature")
+    _answering(model, _few(train))
     problem = Problem(model, task, bent, torch.Generator().manual_seed(seed))
     sides: list[tuple[str, Loss, Sequence[Batch], bool]] = [("training loss", task.training_loss, train, task.coupled)]
     sides += [] if queries is None else [("query loss", task.query_loss, asked, False)]
@@ -161,6 +169,26 @@ def prepare(
         solver.update(problem)
         passing = scoring_pass(choices[0].way, model, task.training_loss, coupled=task.coupled)
     return Prepared(problem, train, asked, solver, choices[0], choices[-1], passing)
+
+
+def _answering(model: nn.Module, few: Batch) -> None:
+    """See that the model is called with a batch.
+
+    Raises:
+        UsageError: It is called with tensors.
+        AttributeError: It fails otherwise.
+        TypeError: It fails otherwise.
+    """
+    of_kind(model, nn.Module, "score: model", "build an architecture first, such as MLP().build(spec)")
+    try:
+        with evaluating(model), torch.no_grad():
+            found = model(few)
+    except (AttributeError, TypeError) as error:
+        if "Batch" not in str(error):
+            raise
+        found = None
+    if not isinstance(found, Outputs):
+        raise UsageError(f"score: {type(model).__name__} is called with tensors, not with a Batch; wrap it, Tapped(model).")
 
 
 def _tried(model: nn.Module, what: str, loss: Loss, few: Batch, *, coupled: bool) -> Choice:

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from limbeck.balancing.static import Static
 from limbeck.core.batch import Batch
 from limbeck.core.checks import positive, whole
-from limbeck.core.errors import UsageError
 from limbeck.core.term import Moment
 from limbeck.data.loader import Loader
 from limbeck.data.loader import whole as read_whole
@@ -18,10 +16,11 @@ from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.engine.local import LocalEngine
 from limbeck.training.advice import advice
+from limbeck.training.asked import check_drawn, check_kinds, check_parts, check_step
 from limbeck.training.callback import Callback
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.student import Student
-from limbeck.training.training import Training, Update, of_all
+from limbeck.training.training import Record, Training, Update, of_all
 from limbeck.weighting.weighting import Setting
 
 
@@ -63,32 +62,21 @@ def fit(
         keeper: Saves checkpoints, and resumes from one that is there.
 
     Raises:
-        UsageError: An argument is out of its range, or the optimiser does not hold all that is to be trained.
+        UsageError: An argument is of another kind or out of its range, or the optimiser does not hold all that is to be trained.
         ShapeError: Student, teacher and labels do not fit together.
         RunError: The loss or a parameter became NaN or infinite, or a checkpoint is damaged.
     """
-    step, engine = step or Student(), engine or LocalEngine()
+    step, engine = Student() if step is None else step, engine or LocalEngine()
+    check_kinds(loader, optimizer, queries, rate, callbacks)
+    check_step(step)
+    check_drawn(distiller, step)
+    check_parts(distiller, loader, optimizer, whole(accumulate, "fit: accumulate"), queries)
     steps = whole(epochs, "fit: epochs") * len(loader) if steps is None else whole(steps, "fit: steps")
     clip = None if clip is None else positive(clip, "fit: clip")
-    _check_parts(distiller, optimizer, accumulate, queries)
-    _check_drawn(distiller, step)
-    distiller.to(engine.device)
+    _try_out(distiller.to(engine.device), loader, engine, step)
     queries = None if queries is None else queries.to(engine.device)
-    few = read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device)
-    distiller.check(few, loader.labels[loader.rows])
-    for sentence in advice(distiller, few, teacher_moves=step.trains_teacher):
-        warnings.warn(sentence, stacklevel=2)
-    training = Training(
-        distiller,
-        engine.prepare(distiller.student),
-        optimizer,
-        engine,
-        rate,
-        steps,
-        whole(accumulate, "fit: accumulate"),
-        clip,
-        queries,
-    )
+    prepared = engine.prepare(distiller.student)
+    training = Training(distiller, prepared, optimizer, engine, rate, steps, accumulate, clip, queries)
     distiller.weighting.bind(_setting(training, loader, seed, clean))
     training.student.train()
     step.prepare(training, loader, resumed=keeper is not None and keeper.path.exists())
@@ -101,10 +89,7 @@ def fit(
             record = of_all(step(training, part), batch, part, engine)
             training.number += 1
             ended = training.number % len(loader) == 0 or training.number == steps
-            for callback in callbacks:
-                callback.after_step(training, record)
-                if ended:
-                    callback.after_epoch(training)
+            _tell(callbacks, training, record, epoch_ended=ended)
             if keeper is not None:
                 keeper.keep(training, step, callbacks, epoch_ended=ended)
             if training.number == steps:
@@ -115,43 +100,20 @@ def fit(
     return training
 
 
-def _check_parts(distiller: Distiller, optimizer: Optimizer, accumulate: int, queries: Batch | None) -> None:
-    """See that all that is to be trained is there and will be updated.
-
-    Raises:
-        UsageError: A term's parts were never made, the optimiser leaves some out, or a balancer would see a part of a batch
-            or lacks its query set.
-    """
-    if distiller.balancer.needs_queries and (queries is None or not len(queries)):
-        raise UsageError(f"fit: {distiller.balancer!r} needs a query set, but the run has none; pass queries=... to fit.")
-    if accumulate > 1 and not isinstance(distiller.balancer, Static):
-        raise UsageError(f"fit: {distiller.balancer!r} balances whole batches; use accumulate=1, or no balancer.")
-    if distiller.objective.unbuilt:
-        raise UsageError(
-            f"fit: {', '.join(distiller.objective.unbuilt)} have parts that the nets' shapes decide; "
-            "call distiller.build(loader) first, and make the optimiser of distiller.trained()."
-        )
-    held = {id(part) for group in optimizer.param_groups for part in group["params"]}
-    missing = sum(id(part) not in held for _, term in distiller.objective.parts for part in term.trained())
-    if missing:
-        raise UsageError(
-            f"fit: the optimiser leaves out {missing} parameters of the objective's own parts; make it of distiller.trained()."
-        )
+def _try_out(distiller: Distiller, loader: Loader, engine: Engine, step: Update) -> None:
+    """Run two samples through everything, and say what looks like a mistake."""
+    few = read_whole(loader.source, loader.rows[:2], loader.labels).to(engine.device)
+    distiller.check(few, loader.labels[loader.rows])
+    for sentence in advice(distiller, few, teacher_moves=step.trains_teacher):
+        warnings.warn(sentence, stacklevel=3)
 
 
-def _check_drawn(distiller: Distiller, step: Update) -> None:
-    """See that terms on drawn tokens get such: those of the data they would take for the student's, and lead it astray.
-
-    Raises:
-        UsageError: They do not.
-    """
-    named = zip(distiller.objective.names, distiller.objective.parts, strict=True)
-    drawn = [name for name, (_, term) in named if term.drawn is not None]
-    if drawn and not step.writes:
-        raise UsageError(
-            f"fit: {', '.join(drawn)} would take the data's tokens for such as the student drew, since {step!r} writes none; "
-            "take step: OnPolicy(1.0), or GRPO(...) for terms that read rewards."
-        )
+def _tell(callbacks: Sequence[Callback], training: Training, record: Record, *, epoch_ended: bool) -> None:
+    """Have those who look on see a step, and the end of an epoch."""
+    for callback in callbacks:
+        callback.after_step(training, record)
+        if epoch_ended:
+            callback.after_epoch(training)
 
 
 def _setting(training: Training, loader: Loader, seed: int, clean: Tensor | None) -> Setting:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.balancing.static import Static
 from limbeck.core.batch import Batch
-from limbeck.core.errors import RunError
+from limbeck.core.errors import RunError, ShapeError
 from limbeck.core.outputs import Outputs, Views
 from limbeck.engine.engine import Engine
 from limbeck.functional.divergences import full_precision
@@ -104,6 +104,9 @@ def weigh(
         known: A direction and the inner products with it, where they are at hand.
         queried: The gradient of the mean query loss at the lookahead, and that loss, where they are at hand.
         capture: What was captured of the batch at the lookahead, where it was and the batch is not cut.
+
+    Raises:
+        ShapeError: The weighting did not give one weight per sample.
     """
     distiller = training.distiller
     student = distiller.student
@@ -127,7 +130,13 @@ def weigh(
         torch.cat([p.batch.index for p in parts]),
     )
     with random_state(torch.get_rng_state()):  # a weighting draws what it likes; the student's dropout masks stay as they are
-        return distiller.weighting(Step(training.number, batch, full_precision(losses), dot, parameters, queried)).detach()
+        weights = distiller.weighting(Step(training.number, batch, full_precision(losses), dot, parameters, queried)).detach()
+    if weights.shape != losses.shape:
+        raise ShapeError(
+            f"{type(distiller.weighting).__name__} returned {list(weights.shape)} for {len(losses)} samples; "
+            "a weighting gives one weight per sample, [B]."
+        )
+    return weights
 
 
 def peek_at(training: Training, parts: list[Part], parameters: Vector | None = None) -> Tensor:
