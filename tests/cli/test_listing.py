@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from limbeck.catalogue import ROWS
 from limbeck.cli import main
@@ -27,6 +28,8 @@ def test_a_name_shows_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("KD(T=4.0)    term, limbeck.losses.logits.kd.KD\n")
     assert main(["list", "Python"]) == 0
     assert capsys.readouterr().out.count("    data reader, ") == 1
+    assert main(["list", "digits"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["teacher"] == "MLP(width=128, depth=1)"
 
 
 def test_lines_fit_the_screen() -> None:

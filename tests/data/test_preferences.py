@@ -102,3 +102,10 @@ def test_real_preferences(shared_data: Path) -> None:
     assert (len(data), len(data.test_rows)) == (600, 30)
     assert data.meta["reply"].sum() == 300
     assert "first person perspective of a character named Angela" in data.show(0).text or "Angela" in data.show(0).text
+
+
+def test_replies_that_are_the_same_are_told_of(tmp_path: Path) -> None:
+    assert not Preferences(table(tmp_path / "p.jsonl", plain(3)), length=32).doubts
+    rows = [*plain(2), {"prompt": "ask", "chosen": "one", "rejected": "one"}]
+    (said,) = Preferences(table(tmp_path / "q.jsonl", rows), length=32).doubts
+    assert said.startswith("For 1 of 3 prompts 'chosen' and 'rejected' are the same")

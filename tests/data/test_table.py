@@ -228,3 +228,11 @@ def test_real_texts_are_read_with_their_fixed_test_split(shared_data):
     assert (source.input_shape, source.vocabulary, len(source.test_rows)) == ((40,), 503, 1725)
     assert bool(mask.any(1).all())
     assert int((inputs == BETWEEN).any(1).sum()) > 90
+
+
+def test_a_column_that_numbers_or_names_the_rows_is_told_of(tmp_path):
+    path, rows = tmp_path / "t.parquet", range(7, 67)
+    columns = {"id": list(rows), "name": [f"row {row}" for row in rows], "size": [row % 9 for row in rows], "label": [0, 1] * 30}
+    parquet.write_table(pa.table(columns), path)
+    assert [said.split()[1] for said in Table(str(path)).doubts] == ["'id'", "'name'"]
+    assert not Table(str(path), ignore=["id", "name"]).doubts

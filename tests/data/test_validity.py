@@ -36,6 +36,12 @@ def with_cell(value):
             {"labels": torch.tensor([0, 0, 2, 2, 2, 2])},
             "S(): class 'b' (number 1) has no rows; leave it out and number the others from 0.",
         ),
+        (
+            {"labels": torch.tensor([-1, -1, 1, 1, 2, 2])},
+            "S(): class 'a' (number 0) has no rows; number the classes from 0, since the -1 of 2 rows is no class, but says "
+            "that a row has no label.",
+        ),
+        ({"labels": torch.full((6,), -1)}, "S(): no row has a label; teacher, query set and test need some of each class."),
         ({"classes": tuple("abcdefg")}, "S(): 6 rows are fewer than the 7 classes; give more data."),
         ({"classes": ("a",)}, "S(): at least 2 classes are needed, got 1."),
         (

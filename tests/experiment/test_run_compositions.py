@@ -113,7 +113,7 @@ def test_each_generation_is_taught_by_the_one_before(tmp_path: Path, monkeypatch
     arms = list(dict.fromkeys(row["arm"] for row in rows_of(tmp_path / "run")))
     assert arms == ["teacher", "no_kd", "uniform-1", "uniform-2", "uniform", "kd_aif-1", "kd_aif-2", "kd_aif"]
     assert score_run(tmp_path / "run", tmp_path / "scores.parquet").count == found["data"]["counts"]["train"]
-    assert "1 seeds x (10 for the teacher + 7 x 10 for the students)" in str(dry_run(recipe))
+    assert "1 seed x (10 for the teacher + 7 x 10 for the students)" in str(dry_run(recipe))
 
 
 def test_assistants_hand_on_and_an_anchor_keeps_their_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

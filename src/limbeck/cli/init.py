@@ -15,10 +15,9 @@ from limbeck.core.errors import RunError, UsageError
 def init(folder: Annotated[Path, typer.Argument(help="A folder that is not there yet, or is empty.")]) -> None:
     """Write a small project: own data, own net, own method, a recipe that uses them, and a test of the method.
 
-    Raises:
-        UsageError: The folder holds something.
-        RunError: The folder cannot be written.
-    """
+    \b
+      limbeck init mine
+    """  # noqa: D301, DOC501
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"init: {folder} is a file; give a folder that is not there yet.")
     if folder.is_dir() and any(folder.iterdir()):

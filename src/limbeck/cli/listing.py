@@ -25,12 +25,21 @@ def list_rows(
       limbeck list                 the kinds
       limbeck list terms           one kind
       limbeck list KD              one name and its arguments
+      limbeck list digits          a recipe that comes with the package, to copy
     """  # noqa: D301
     if what is not None and what not in KINDS:
-        typer.echo("\n\n".join(map(described, _named(what))))
+        typer.echo(_recipe(what) or "\n\n".join(map(described, _named(what))))
         return
     lines = lines_of(what) if what else [{"name": kind, "summary": f"{len(lines_of(kind))} of them"} for kind in KINDS]
     typer.echo(json.dumps(lines, indent=2) if as_json else table(lines, _width()))
+
+
+def _recipe(name: str) -> str | None:
+    """The text of a built-in recipe."""
+    from limbeck.experiment.recipe_text import built_in
+
+    text = built_in().get(name)
+    return text if text is None else text.rstrip("\n")
 
 
 def _named(name: str) -> list[catalogue.Row]:

@@ -145,6 +145,16 @@ def marked(flags: Column, who: str) -> Tensor:
     return values.nonzero().squeeze(1)
 
 
+def is_numbering(values: Column) -> bool:
+    """Whether a column numbers or names its rows: whole numbers that count on by 1, or words of which no two are the same."""
+    if _is_word(values.type):
+        return len(values) > MOST_WORDS and pc.count_distinct(values).as_py() == len(values)
+    if not pa.types.is_integer(values.type) or len(values) <= MOST_WORDS:
+        return False
+    numbers = values.to_numpy()
+    return bool((np.diff(numbers) == 1).all())
+
+
 def encode(table: pa.Table, names: list[str], training: Tensor, path: str | Path, who: str) -> Encoded:
     """These columns side by side: numbers to mean 0 and deviation 1 over the rows outside a fixed test split, words one-hot.
 

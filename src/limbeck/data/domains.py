@@ -14,6 +14,11 @@ from limbeck.data.source import Source
 STREAM = 0xD0_0000
 """Keeps the numbers drawn here apart from those of the loader, which has the same seed: no epoch has this number."""
 
+UNUSED = (
+    "where all terms need labels the others are not trained on: add a term that needs none, such as KD(), or leave mixture out"
+)
+"""What to do where there are rows with a label and without, and one of the two is not drawn from."""
+
 
 @final
 class Domains:
@@ -46,7 +51,8 @@ class Domains:
         self.sizes = torch.tensor([len(stream) for stream in self.streams])
         if not bool(self.sizes.all()):
             name = self.names[int((self.sizes == 0).nonzero()[0])]
-            raise DataError(f"{source.name}: domain '{name}' has no training row to draw; leave it out, or add rows.")
+            do = "leave it out, or add rows" if source.groups is not None else UNUSED
+            raise DataError(f"{source.name}: domain '{name}' has no training row to draw; {do}.")
         self.begin(torch.full((len(self.names),), 1 / len(self.names), dtype=torch.float64))
 
     def begin(self, shares: Tensor) -> None:

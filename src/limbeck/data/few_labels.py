@@ -45,6 +45,7 @@ class FewLabels(Source):
         self.source, self.kind, self.classes, self.input_shape = source, source.kind, source.classes, source.input_shape
         self.vocabulary, self.tokenizer = source.vocabulary, source.tokenizer
         self.groups, self.group_names, self.meta = source.groups, source.group_names, source.meta
+        self.doubts = source.doubts
         self.query_rows, self.test_rows, self.truth = source.query_rows, source.test_rows, source.truth
         fixed = torch.zeros(len(source), dtype=torch.bool)
         if self.query_rows is not None:
@@ -52,10 +53,10 @@ class FewLabels(Source):
         if self.test_rows is None:
             free = (source.labelled & ~fixed).nonzero().squeeze(1)
             count = size_of(test, len(free), "test")
-            self.test_rows = stratified(source, free, source.strata, count, "test", seed).sort().values
+            self.test_rows = stratified(self, free, source.strata, count, "test", seed).sort().values
         fixed[self.test_rows] = True
         free = (source.labelled & ~fixed).nonzero().squeeze(1)
-        kept = stratified(source, free, source.strata, labels, "labels", seed)
+        kept = stratified(self, free, source.strata, labels, "labels", seed)
         self.labels = source.labels.clone()
         self.labels[rows_without(len(source), torch.cat([fixed.nonzero().squeeze(1), kept]))] = UNLABELLED
 

@@ -84,6 +84,11 @@ class Preferences(InMemory):
         ids, counted = torch.tensor([row.ids for row in rows]), torch.tensor([row.counted for row in rows])
         super().__init__(ids[:, :-1], ids[:, 1:].clone(), vocabulary=tokens.size, mask=counted[:, 1:], name=name)
         self.path, self.tokenizer = path, tokens
+        same = 0 if rejected is None else sum(replies[1] == replies[2] for replies in zip(*columns, strict=True))
+        if same:
+            self.doubts = (
+                f"For {same} of {table.num_rows} prompts '{chosen}' and '{rejected}' are the same: nothing is preferred there.",
+            )
         self._place(table, [place for place, key in enumerate((chosen, rejected, own)) if key is not None], group)
         check(self)
 

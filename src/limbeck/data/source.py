@@ -62,6 +62,7 @@ class Source(ABC):
         follows: int64 [N], the row that each one goes along with, most often itself: where that row is trained on this one is
             too, and held-out parts have only rows that follow themselves. None: all do.
         meta: Further columns, [N, ...] each, which batches carry under their names.
+        doubts: Sentences about what is allowed and yet hardly meant; the plan and the report say them.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Source(ABC):
     group_names: tuple[str, ...] = ()
     follows: Tensor | None = None
     meta: Mapping[str, Tensor] = MappingProxyType({})
+    doubts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

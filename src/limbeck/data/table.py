@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.errors import DataError, nearest
-from limbeck.data.columns import column, domains, encode, marked, numbered, read_table, texts
+from limbeck.data.columns import column, domains, encode, is_numbering, marked, numbered, read_table, texts
 from limbeck.data.noise import noisy
 from limbeck.data.pieces import Pieces
 from limbeck.data.source import Cell, InMemory, Shown, expression, rows_without
@@ -66,6 +66,11 @@ class Tabular(InMemory):
         else:
             used = [other for other in table.column_names if other not in apart]
             encoded = encode(table, used, training, place, name)
+            self.doubts = tuple(
+                f"Column '{other}' numbers or names the rows, which nobody can learn from; leave it out by ignore=['{other}']."
+                for other in used
+                if is_numbering(table[other])
+            )
             super().__init__(encoded.values, labels, classes=classes or found, truth=true, name=name)
             self.columns = encoded.names
         self.test_rows = test_rows

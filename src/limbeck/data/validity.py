@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from limbeck.core.batch import UNLABELLED
 from limbeck.core.errors import DataError
 from limbeck.data.source import InMemory, Source
 
@@ -23,6 +24,8 @@ def check(source: Source) -> None:
     if missing:
         raise DataError(f"{type(source).__name__}: a Source must set {', '.join(missing)}.")
     name = source.name
+    if source.kind != "language" and len(source) and not bool(source.labelled.any()):
+        raise DataError(f"{name}: no row has a label; teacher, query set and test need some of each class.")
     if source.outputs < 2:
         what = "tokens in the vocabulary" if source.kind == "language" else "classes"
         raise DataError(f"{name}: at least 2 {what} are needed, got {source.outputs}.")
@@ -59,9 +62,12 @@ def _check_classes(source: Source) -> None:
     sizes = torch.bincount(source.labels[source.labelled], minlength=count)
     if bool((sizes == 0).any()):
         empty = int((sizes == 0).nonzero()[0])
-        raise DataError(
-            f"{name}: class '{source.classes[empty]}' (number {empty}) has no rows; leave it out and number the others from 0."
-        )
+        blank, do = int((~source.labelled).sum()), "leave it out and number the others from 0"
+        if empty == 0 and blank:
+            do = (
+                f"number the classes from 0, since the {UNLABELLED} of {blank} rows is no class, but says that a row has no label"
+            )
+        raise DataError(f"{name}: class '{source.classes[empty]}' (number {empty}) has no rows; {do}.")
 
 
 def check_labels(labels: Tensor, source: Source, what: str) -> None:

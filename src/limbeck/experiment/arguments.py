@@ -142,8 +142,8 @@ def _words(hint: object) -> str:
     if origin is typing.Literal:
         return " or ".join(repr(choice) for choice in inner)
     if origin in {list, tuple, Sequence} and inner:
-        return f"a list, each part {_words(inner[0])}"
-    return f"a {hint.__name__}" if isinstance(hint, type) else str(hint)
+        return f"a list in square brackets, each part {_words(inner[0])}"
+    return f"{'an' if hint.__name__[0] in 'AEIOU' else 'a'} {hint.__name__}" if isinstance(hint, type) else str(hint)
 
 
 def _shown(value: object) -> str:

@@ -14,6 +14,7 @@ from typing import TypeGuard, Union
 from limbeck.core.errors import LimbeckError, UsageError, nearest
 from limbeck.core.user_code import DOOR
 from limbeck.experiment.arguments import MisfitError, bind
+from limbeck.experiment.mistakes import reader_of
 
 Maker = Callable[..., object]
 Literals = int | float | str | bool | None | list["Literals"] | tuple["Literals", ...] | dict["Literals", "Literals"]
@@ -136,6 +137,8 @@ def parse(text: str, names: Names, *, key: str, allow_python: bool = False) -> E
     if len(text) > LONGEST:
         raise UsageError(f"{key}: an expression has at most {LONGEST} characters, got {len(text)}.")
     text = text.strip()
+    if reader := reader_of(text, names.makers):
+        raise UsageError(sentence(f"{key}: {shown(text)} is a file; name what reads it, {reader}"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tokenizer's advice on odd literals; what is odd is refused below

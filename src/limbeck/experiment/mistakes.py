@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -26,6 +27,9 @@ WORDS: Mapping[str, str] = {
 }
 
 
+READERS = {".npz": "Arrays", ".csv": "Table", ".tsv": "Table", ".parquet": "Table", ".jsonl": "Table", ".txt": "Text"}
+"""What reads a file, by the end of its name."""
+
 SYNONYMS: Mapping[str, str] = {"learning_rate": "lr", "temperature": "T"}
 """Arguments by the names that others give them."""
 
@@ -42,6 +46,13 @@ def as_argument(word: str, makers: Mapping[str, Callable[..., object]]) -> str:
         if word in inspect.signature(maker).parameters:
             return f"; it is an argument: write {key}: {maker.__name__}({word}=...)."
     return ""
+
+
+def reader_of(text: str, makers: Mapping[str, object]) -> str | None:
+    """`Table("mine.csv")` where a bare file stands in the place of what reads it and such may be named; None elsewhere."""
+    bare = text.strip("\"' ")
+    reader = READERS.get(Path(bare).suffix.lower())
+    return f'{reader}("{bare}")' if reader in makers else None
 
 
 def in_a_collection(name: str) -> str:
@@ -81,4 +92,6 @@ def _one(detail: Mapping[str, object]) -> str:
         if kind == "literal_error"
         else ""
     )
+    if value is None:
+        hint = "; leave the line out for the default"
     return f"{key}: {words}, got {text if len(text) <= 60 else text[:57] + '...'}{hint}"

@@ -31,6 +31,7 @@ from limbeck.teachers.stored import Stored
 from limbeck.teachers.teacher import Teacher
 
 SHOWN = 24
+COMPARED = ("effect", "low", "high", "p", "test", "answer", "reason")
 Columns = dict[str, list[Any]]
 
 
@@ -64,24 +65,6 @@ def metric_of(one: Done) -> Metric:
 def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], table: Columns) -> dict[str, Any]:
     """All figures, the verdict and its statistics; the same bytes for the same recipe on the same machine."""
     main, first = arms[-1], done[0]
-    metric = metric_of(first)
-    judged = {arm.name: [float(one.students[arm.name].figures[metric.name] or 0.0) for one in done] for arm in arms}
-    verdict = judge(judged[main.name], {arm.name: judged[arm.name] for arm in arms[:-1]}, title=main.title, metric=metric)
-    comparisons = [
-        {
-            "against": name,
-            "metric": metric.name,
-            "effect": one.effect,
-            "low": one.low,
-            "high": one.high,
-            "p": one.p,
-            "test": one.test,
-            "answer": one.answer,
-            "reason": one.reason,
-        }
-        for name, one in verdict.comparisons.items()
-    ]
-    flipped = [_flipped(one) for one in done]
     events = [event for one in done for unit in one.students.values() for event in unit.events]
     return {
         "schema": files.SCHEMA,
@@ -90,17 +73,7 @@ def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], tabl
         "status": "done",
         "seeds": [one.data.seed for one in done],
         "kept_seed": done[kept_seed(done, main.name)].data.seed,
-        "data": {
-            "name": parts.data.name,
-            "kind": parts.data.kind,
-            "classes": list(parts.data.classes),
-            "vocabulary": parts.data.vocabulary,
-            "input_shape": list(parts.data.input_shape),
-            "counts": first.data.splits.counts,
-            "flipped_in_training": None if None in flipped else flipped,
-            "unlabelled_in_training": int((~parts.data.labelled).sum()),
-            "query_labels": "labels as given" if parts.data.truth is None else "true labels",
-        },
+        "data": _data(parts.data, done),
         "models": {
             "teacher": _cost(repr(parts.teacher), first.teacher, first.data),
             "student": _cost(repr(parts.student), first.students[main.name], first.data),
@@ -111,16 +84,44 @@ def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], tabl
         },
         **_assistants(parts, done),
         "main": main.name,
-        "verdict": {
-            "answer": verdict.answer,
-            "sentence": verdict.sentence,
-            "against": {name: one.answer for name, one in verdict.comparisons.items()},
-            "comparisons": comparisons,
-            "margin": verdict.margin,
-        },
+        "verdict": _verdict(arms, done),
         "weights": {"schedule": main.weighting().schedule(recipe.epochs), **_weights(done, main, table)},
         "events": events,
         "warnings": _warnings(recipe, parts, done, main, events),
+    }
+
+
+def _data(source: Source, done: list[Done]) -> dict[str, Any]:
+    """What was trained on."""
+    flipped = [_flipped(one) for one in done]
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "classes": list(source.classes),
+        "vocabulary": source.vocabulary,
+        "input_shape": list(source.input_shape),
+        "counts": done[0].data.splits.counts,
+        "flipped_in_training": None if None in flipped else flipped,
+        "unlabelled_in_training": int((~source.labelled).sum()),
+        "query_labels": "labels as given" if source.truth is None else "true labels",
+    }
+
+
+def _verdict(arms: list[Arm], done: list[Done]) -> dict[str, Any]:
+    """The answer, and the statistics of every comparison of the last arm with the others."""
+    metric, main = metric_of(done[0]), arms[-1]
+    judged = {arm.name: [float(one.students[arm.name].figures[metric.name] or 0.0) for one in done] for arm in arms}
+    found = judge(judged[main.name], {arm.name: judged[arm.name] for arm in arms[:-1]}, title=main.title, metric=metric)
+    comparisons = [
+        {"against": name, "metric": metric.name, **{figure: getattr(one, figure) for figure in COMPARED}}
+        for name, one in found.comparisons.items()
+    ]
+    return {
+        "answer": found.answer,
+        "sentence": found.sentence,
+        "against": {name: one.answer for name, one in found.comparisons.items()},
+        "comparisons": comparisons,
+        "margin": found.margin,
     }
 
 
@@ -317,6 +318,7 @@ def _warnings(recipe: Recipe, parts: Parts, done: list[Done], main: Arm, events:
             "The teacher was not trained in this run and the test split was cut here: if it was trained on these rows, "
             "all distilled students look too good."
         )
+    said += parts.data.doubts
     if main.weighting().needs_queries:
         said += doubts_about_queries(parts.data, done[0].data)
     if recipe.seeds == 1:

@@ -61,6 +61,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     seconds = recipe.seeds * step_s * (teacher_steps + student_steps * (count + INFLUENCE_SHARE * weighted))
     sizes = [4 * parameters(teacher), 4 * parameters(student)]
     memory = sizes[0] + 5 * sizes[1] + activations  # student: weights, gradient, momentum, q and a lookahead or factors
+    times = f"{teacher_steps} for the teacher + {count} x {student_steps} for the students"
     sizes_of = ", ".join(f"{size} {name}" for name, size in data.splits.counts.items())
     flipped = "" if data.clean is None else f", {int((~data.clean[data.splits.train]).sum())} training labels are wrong"
     blank = int((~parts.data.labelled).sum())
@@ -77,11 +78,11 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"objective  {distiller.objective!r}",
         f"weighting  {recipe.weighting}, balancer {recipe.balancer}, step {recipe.step}, mixture {recipe.mixture or 'none'}",
         *(f"weights    {words}" for words in [arms[-1].weighting().schedule(recipe.epochs)] if words),
-        f"arms       {', '.join(arm.title for arm in arms)}",
-        f"steps      {recipe.seeds} seeds x ({teacher_steps} for the teacher + {count} x {student_steps} for the students)",
-        f"memory     about {memory / 2**20:.0f} MB a step beside the data",
+        f"arms       {'; '.join(arm.title for arm in arms)}",
+        f"steps      {_count(recipe.seeds, 'seed')} x ({times})",
+        f"memory     {f'about {memory / 2**20:.0f}' if memory > 2**20 else 'less than 1'} MB a step beside the data",
         f"time       about {_spoken(seconds)} ({1000 * step_s:.1f} ms a plain step here and now)",
-        *(f"note       {doubt}" for doubt in (doubts_about_queries(parts.data, data) if weighted else ())),
+        *(f"note       {doubt}" for doubt in (*parts.data.doubts, *(doubts_about_queries(parts.data, data) if weighted else ()))),
         *_about_completions(recipe, data, recipe.seeds * worker.units(arms)),
     )
     return Plan(lines, seconds, memory)
@@ -115,8 +116,13 @@ def _measure(distiller: torch.nn.Module, batch: object) -> tuple[float, int]:
     return statistics.median(seconds), sum(kept.values())
 
 
+def _count(number: int, what: str) -> str:
+    """A number of things."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _spoken(seconds: float) -> str:
     """A time as people say it."""
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
+        return _count(max(1, round(seconds)), "second")
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

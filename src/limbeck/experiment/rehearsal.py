@@ -59,9 +59,13 @@ def _check_sizes(worker: Worker, arms: list[Arm], sets: list[Seeded]) -> None:
     recipe, processes = worker.recipe, worker.engine.processes
     if recipe.batch_size % processes:
         raise UsageError(f"batch_size: {recipe.batch_size} samples do not divide among {processes} processes; choose a multiple.")
-    fewest = min(len(data.splits.train) for data in sets)
-    if recipe.batch_size > fewest:
-        raise UsageError(f"batch_size: {recipe.batch_size} is more than the {fewest} training samples; choose a smaller one.")
+    counts = min((data.splits.counts for data in sets), key=lambda counts: counts["train"])
+    if recipe.batch_size > counts["train"]:
+        rest = ", ".join(f"{part} {size}" for part, size in counts.items() if part != "train")
+        raise UsageError(
+            f"batch_size: {recipe.batch_size} is more than the {counts['train']} training samples that are left beside {rest}; "
+            "choose a smaller one, or smaller parts."
+        )
     objectives = [*(arm.objective() for arm in arms), *([labels_only(worker.parts.data)] if worker.teachers else [])]
     fewest = min(len(data.of_use(objective, data.splits.train)) for data in sets for objective in objectives)
     if recipe.batch_size > fewest:

@@ -50,7 +50,8 @@ class MeanTeacher:
         shapes = {n: p.shape for n, p in teacher.tapped.model.state_dict().items()} if isinstance(teacher, Single) else None
         if shapes != own:
             raise UsageError(
-                "MeanTeacher: the teacher must be one model of the student's architecture; pass teacher=Single(a copy of it)."
+                "MeanTeacher: the teacher must be one model of the student's architecture; name the same net for both, in Python "
+                "teacher=Single(copy.deepcopy(student))."
             )
         if not resumed:
             assert isinstance(teacher, Single)
