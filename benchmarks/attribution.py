@@ -39,6 +39,7 @@ from torch import Tensor
 from attribution_methods import ROWS, Method, Row, Setting
 from attribution_page import PAGE, RESULTS, render
 from attribution_problems import PROBLEMS, Data, Problem, Truth, scored, truth
+from ended import ended
 
 PHASES = ("prepare", "mean", "full", "own")
 WARM = 16
@@ -259,13 +260,15 @@ def version(library: str) -> str:
 def main() -> None:
     """Measure, or render."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS), help="problems to measure")
     parser.add_argument("--libraries", nargs="+", default=[], help="these only")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="times that each method is run on each problem")
     parser.add_argument("--limit", type=float, default=40, help="seconds of processor time for one method on one problem")
-    parser.add_argument("--out", type=Path, default=Path("runs/attribution"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--render", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("runs/attribution"), help="folder of what is measured on the way")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the .json file of all figures, to which is added")
+    parser.add_argument(
+        "--render", action="store_true", help="measure nothing, write docs/attribution-benchmark.md from --results"
+    )
     options = parser.parse_args()
     if options.render:
         PAGE.write_text(render(json.loads(options.results.read_text())), encoding="utf-8")
@@ -287,4 +290,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

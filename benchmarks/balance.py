@@ -9,12 +9,14 @@ same loss with lambda fixed, and given as the median ratio.
 import argparse
 import json
 import statistics
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ended import ended
 from limbeck.engine.local import LocalEngine
 from limbeck.experiment.arms import arms_of
 from limbeck.experiment.folder import write_json
@@ -119,8 +121,8 @@ def render(content: str, page: Path) -> None:
 def main() -> None:
     """Measure, keep the figures, and write the page's table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/balance"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/balance"), help="folder of runs and figures")
+    parser.add_argument("--seeds", type=int, default=3, help="paired runs of each balancer")
     parser.add_argument("--render", action="store_true", help="only write the table, from what --out holds")
     options = parser.parse_args()
     kept = options.out / "balance.json"
@@ -134,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

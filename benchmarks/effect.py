@@ -15,6 +15,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ended import ended
+
 ARMS = ("teacher", "uniform", "query_in_training", "random_weights", "own_loss", "oracle")
 
 
@@ -67,14 +69,14 @@ def row(data: str, weighting: str, result: dict) -> str:
 def main() -> None:
     """Run all settings, two at a time, and print the table as they are done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe")
+    parser.add_argument("recipe", help="a built-in recipe or a YAML file")
     parser.add_argument("--noise", nargs="*", type=float, default=[], help="shares of flipped labels of Digits")
     parser.add_argument("--data", nargs="*", default=[], help="data expressions, in place of --noise")
-    parser.add_argument("--weighting", nargs="*", default=["InfluenceWeighting()"])
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--out", default="runs/effect")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--weighting", nargs="*", default=["InfluenceWeighting()"], help="weighting expressions, each a row")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe")
+    parser.add_argument("--seeds", type=int, help="in place of the recipe's")
+    parser.add_argument("--out", default="runs/effect", help="folder of the runs")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time")
     options = parser.parse_args()
     sets = options.data or [f"Digits(label_noise={noise}, seed=0)" for noise in options.noise]
     settings = [(data, weighting) for data in sets for weighting in options.weighting]
@@ -91,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ended import ended
 from limbeck.core.batch import Batch
 from limbeck.core.objective import Objective
 from limbeck.core.term import Term
@@ -223,13 +224,13 @@ def show_memory(options: argparse.Namespace) -> None:
 def main() -> None:
     """Measure and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", nargs="+", default=["gpt", "llama"], choices=["gpt", "llama"])
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--k", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--pairs", nargs="+", default=["gpt", "llama"], choices=["gpt", "llama"], help="pairs of nets to measure")
+    parser.add_argument("--batch", type=int, default=8, help="rows of a step")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--k", type=int, default=50, help="classes that a stored teacher keeps")
+    parser.add_argument("--repeats", type=int, default=9, help="times that each is measured")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor")
+    parser.add_argument("--memory", action="store_true", help="peak memory of each term too")
     parser.add_argument("--peak-of", choices=list(TERMS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -250,4 +251,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from ended import ended
 from limbeck.catalogue import rows
 from limbeck.engine.local import LocalEngine
 from limbeck.experiment.arms import Arm
@@ -310,13 +311,13 @@ def lines_of(path: Path) -> dict[str, str]:
 def main() -> None:
     """Train what is not there yet, measure costs, write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default='Arrays("runs/data/mnist_half.npz")')
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--add", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
-    parser.add_argument("--page", type=Path)
-    parser.add_argument("--no-cost", action="store_true")
+    parser.add_argument("--data", default='Arrays("runs/data/mnist_half.npz")', help="a data expression")
+    parser.add_argument("--only", nargs="*", default=[], help="these methods alone")
+    parser.add_argument("--add", action="store_true", help="keep the lines of --page, and run what it lacks")
+    parser.add_argument("--seeds", type=int, default=3, help="paired runs of each method")
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="folder of runs and figures")
+    parser.add_argument("--page", type=Path, help="the Markdown file to write; printed when left out")
+    parser.add_argument("--no-cost", action="store_true", help="leave out time and memory of a step")
     options = parser.parse_args()
     if options.add and not options.page:
         parser.error("--add needs the --page to add to")
@@ -352,4 +353,4 @@ def costs_of(data: str, names: list[str], out: Path) -> dict[str, tuple[float, f
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -13,11 +13,13 @@ import argparse
 import hashlib
 import json
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ended import ended
 from limbeck.core.batch import Batch
 from limbeck.engine.local import LocalEngine
 from limbeck.experiment.arms import Arm, arms_of
@@ -89,13 +91,15 @@ def table(names: list[str], found: dict[str, list[dict]]) -> str:
 def main() -> None:
     """Train what is not there yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("--size")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--mixture", nargs="*", default=["FixedShares()", "DDK(every=100)"])
+    parser.add_argument("recipe", help="a recipe with domains")
+    parser.add_argument("--size", help="one of the recipe's sizes")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe")
+    parser.add_argument("--seeds", type=int, default=3, help="paired runs of each mixture")
+    parser.add_argument(
+        "--mixture", nargs="*", default=["FixedShares()", "DDK(every=100)"], help="mixture expressions, each a row"
+    )
     parser.add_argument("--even", default="runs/data/reviews_even.parquet", help="what the teacher learns from")
-    parser.add_argument("--out", type=Path, default=Path("runs/mixtures"))
+    parser.add_argument("--out", type=Path, default=Path("runs/mixtures"), help="folder of runs and figures")
     options = parser.parse_args()
     recipe = load(options.recipe, size=options.size, settings=options.set, seeds=options.seeds)
     torch.set_num_threads(recipe.threads)
@@ -108,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -23,6 +23,7 @@ import argparse
 import hashlib
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ended import ended
 from limbeck.core.batch import Batch
 from limbeck.data.loader import whole
 from limbeck.data.preferences import Preferences
@@ -291,15 +293,15 @@ def cell(key: str, seeds: list[dict], base: list[dict] | None) -> str:
 def main() -> None:
     """Train what is not there yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe")
-    parser.add_argument("--study", default="texts", choices=list(studies("")))
-    parser.add_argument("--size")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("recipe", help="a built-in recipe or a YAML file")
+    parser.add_argument("--study", default="texts", choices=list(studies("")), help="what is compared")
+    parser.add_argument("--size", help="one of the recipe's sizes")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the recipe")
     parser.add_argument("--objective", default="JSD()", help="GKD's divergence")
     parser.add_argument("--begin", type=int, default=0, help="epochs on labels alone that all students have behind them")
     parser.add_argument("--arms", nargs="*", metavar="TITLE", help="these arms alone, and the first one")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/onpolicy"))
+    parser.add_argument("--seeds", type=int, default=3, help="paired runs of each arm")
+    parser.add_argument("--out", type=Path, default=Path("runs/onpolicy"), help="folder of runs and figures")
     options = parser.parse_args()
     recipe = load(options.recipe, size=options.size, settings=["compare=[uniform]", *options.set], seeds=options.seeds)
     torch.set_num_threads(recipe.threads)
@@ -313,4 +315,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

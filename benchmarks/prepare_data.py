@@ -11,11 +11,14 @@ work.
 
 import argparse
 import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from ended import ended
 
 HUMAN = ("worst", "random1", "random2", "random3", "aggregate")
 
@@ -82,7 +85,7 @@ def main() -> None:
     """Read the words, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the folder that holds cifar10.npz, cifar_human_labels.npz, mnist.npz")
-    parser.add_argument("name", choices=["cifar10", "mnist"])
+    parser.add_argument("name", choices=["cifar10", "mnist"], help="which of them")
     parser.add_argument("--per-class", type=int, help="training rows of each class; all when left out")
     parser.add_argument("--test-per-class", type=int, help="test rows of each class; all when left out")
     parser.add_argument("--labels", choices=["clean", *HUMAN], default="clean", help="labels of CIFAR-10's training rows")
@@ -105,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -15,12 +15,15 @@ and their sum as the completion; no string of the 500 test rows is a training ro
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from ended import ended
 
 FEWEST_WORDS = 5
 """Training rows of SST-2 are phrases cut from sentences; the shortest say nothing."""
@@ -82,7 +85,7 @@ def main() -> None:
     """Read the words, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the folder of the data sets as they come")
-    parser.add_argument("name", choices=["sst2", "shakespeare", "reviews", "preferences", "sums"])
+    parser.add_argument("name", choices=["sst2", "shakespeare", "reviews", "preferences", "sums"], help="which of them")
     parser.add_argument("--rows", type=int, default=12000, help="training rows, of reviews those of the first domain")
     parser.add_argument("--skew", type=float, default=1.0, help="from domain to domain of reviews, rows are divided by this")
     parser.add_argument("--characters", type=int, default=150_000, help="characters of Tiny Shakespeare")
@@ -107,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

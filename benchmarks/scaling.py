@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from attribution import peak, resident
+from ended import ended
 from limbeck import EKFAC, Batch, Supervised, Tapped, score, score_matrix
 from limbeck.influence.curvature.solver import Problem
 
@@ -214,9 +215,11 @@ def render(found: dict) -> str:
 def main() -> None:
     """Measure, or render."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--render", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3, help="times that every point is measured")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the .json file of all figures")
+    parser.add_argument(
+        "--render", action="store_true", help="measure nothing, write docs/scaling.md and its picture from --results"
+    )
     options = parser.parse_args()
     if options.render:
         found = json.loads(options.results.read_text())
@@ -247,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -12,11 +12,13 @@ import hashlib
 import json
 import math
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ended import ended
 from limbeck.engine.local import LocalEngine
 from limbeck.experiment.arms import Arm, arms_of
 from limbeck.experiment.progress import Silent
@@ -120,12 +122,17 @@ def table(data: str, found: dict[str, list[dict]]) -> str:
 def main() -> None:
     """Train what is not there yet, and print one table for each data set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe")
-    parser.add_argument("--data", nargs="*", default=[f"Digits(label_noise={noise}, seed=0)" for noise in (0.4, 0.2, 0.0)])
-    parser.add_argument("--weighting", nargs="*", default=[])
-    parser.add_argument("--preset", nargs="*", default=[], choices=list(PRESETS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/settings"))
+    parser.add_argument("recipe", help="a built-in recipe or a YAML file")
+    parser.add_argument(
+        "--data",
+        nargs="*",
+        default=[f"Digits(label_noise={noise}, seed=0)" for noise in (0.4, 0.2, 0.0)],
+        help="data expressions, a table each",
+    )
+    parser.add_argument("--weighting", nargs="*", default=[], help="weighting expressions, each a row")
+    parser.add_argument("--preset", nargs="*", default=[], choices=list(PRESETS), help="named lists of weightings")
+    parser.add_argument("--seeds", type=int, default=5, help="paired runs of each weighting")
+    parser.add_argument("--out", type=Path, default=Path("runs/settings"), help="folder of runs and figures")
     options = parser.parse_args()
     weightings = [*options.weighting, *(text for name in options.preset for text in PRESETS[name])]
     for data in options.data:
@@ -137,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ended import ended
 from limbeck.core.batch import Batch
 from limbeck.distiller import Distiller
 from limbeck.engine.local import LocalEngine
@@ -158,12 +159,12 @@ def show_peak(name: str, kind: str, count: int) -> None:
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=list(PAIRS))
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=list(PAIRS), help="pairs of nets to measure")
+    parser.add_argument("--batch", type=int, default=64, help="samples of a step")
+    parser.add_argument("--repeats", type=int, default=15, help="times that each is measured")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor")
     parser.add_argument("--quick", action="store_true", help="three repeats")
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--memory", action="store_true", help="peak memory too")
     parser.add_argument("--peak-of", nargs=2, metavar=("PAIR", "KIND"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -182,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -11,12 +11,14 @@ this step, of steps before, or from some queries only; of the direct part; and o
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
 from itertools import chain, islice
 
 import torch
 from torch import nn
 
+from ended import ended
 from limbeck.core.batch import Batch
 from limbeck.data.digits import Digits
 from limbeck.data.loader import Loader, whole
@@ -160,12 +162,14 @@ def agreements(seed: int, factor: float) -> list[list[float]]:
 def main() -> None:
     """Measure, and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--time", action="store_true")
-    parser.add_argument("--agreement", action="store_true")
-    parser.add_argument("--pairs", nargs="+", default=["encoder", "resnet20"], choices=list(PAIRS))
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--time", action="store_true", help="time of the teacher's update")
+    parser.add_argument("--agreement", action="store_true", help="how far the feedback agrees with retraining")
+    parser.add_argument(
+        "--pairs", nargs="+", default=["encoder", "resnet20"], choices=list(PAIRS), help="pairs of nets to measure"
+    )
+    parser.add_argument("--batch", type=int, default=64, help="samples of a step")
+    parser.add_argument("--repeats", type=int, default=5, help="times that each is measured")
+    parser.add_argument("--seeds", type=int, default=3, help="runs for --agreement")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.agreement:
@@ -183,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

@@ -15,12 +15,14 @@ teacher and oracle, drawn once. `HackingMonitor` says where they turn. Figures a
 
 import argparse
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from ended import ended
 from limbeck.core.term import Term
 from limbeck.data.loader import Loader
 from limbeck.data.seeding import generator_for
@@ -145,13 +147,15 @@ def row_of(source: str, options: argparse.Namespace) -> str:
 def main() -> None:
     """Run and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sources", nargs="+", default=list(SOURCES), choices=list(SOURCES))
+    parser.add_argument(
+        "--sources", nargs="+", default=list(SOURCES), choices=list(SOURCES), help="where the texts of the distillation come from"
+    )
     parser.add_argument("--prompts", type=int, default=64, help="of the distillation")
     parser.add_argument("--pairs", type=int, default=512, help="texts of the oracle that teacher and student learn from")
-    parser.add_argument("--steps", type=int, default=1024)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1024, help="of the student")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each source")
+    parser.add_argument("--batch", type=int, default=32, help="texts of a step")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print("| texts | proxy, first | last | golden, first | least | last | golden risen | proxy off its law |")
@@ -161,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ended(main))

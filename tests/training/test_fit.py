@@ -165,6 +165,7 @@ def test_teacher_and_student_must_answer_for_the_same_classes() -> None:
 def test_labels_beyond_the_students_classes_are_refused() -> None:
     made = parts()
     made.distiller = Distiller(nn.Linear(FEATURES, 2), None, CE())
+    made.optimizer = torch.optim.SGD(made.distiller.trained(), lr=0.1)
     made.loader.labels = made.loader.labels.clamp(min=2)
     with pytest.raises(ShapeError, match="a label is 2, but the student answers for the classes 0 to 1"):
         train(made)
