@@ -11,10 +11,12 @@ import pytest
 import torch
 import typer
 
+from limbeck.catalogue import Row
 from limbeck.cli.app import app
 from limbeck.experiment.arms import TITLES
 from limbeck.experiment.recipe import Recipe, load
 from limbeck.losses.logits import kd
+from limbeck.testing import checks
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -131,6 +133,8 @@ def test_the_method_that_contributing_adds_works(monkeypatch: pytest.MonkeyPatch
         assert callable(function)
         function()
     assert repr(module.LogitL2() * 0.5) == "LogitL2() * 0.5"
+    for check in checks([Row("LogitL2", "terms", f"{module.__name__}:LogitL2", "Squared distance")]):
+        check()
 
 
 def test_decisions_are_numbered_and_say_context_decision_and_cost() -> None:

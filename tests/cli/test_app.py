@@ -65,7 +65,6 @@ def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "digits", "--set", "student=Python('os:getcwd')"], "--allow-python"),
         (["run", "digits", "--set", "data=my.csv"], """'my.csv' is a file; name what reads it, Table("my.csv").\n"""),
         (["run", "digits", "--set", "weighting=null"], "got None; leave the line out for the default."),
-        (["run", "digits", "--set", "accumulate=51"], "a batch of 50 cannot be cut into 51 parts"),
         (["run", "--resume", "nowhere"], "--resume: nowhere is no run folder"),
         (["run", "digits", "--resume", "nowhere"], "leave the others out"),
         (["list", "trems"], "list: there is no 'trems'; did you mean 'terms'?"),

@@ -79,7 +79,6 @@ def test_parts_of_a_distiller(parts: tuple[nn.Module, None, Term], said: str) ->
         ({"callbacks": [print]}, "a callback must be a Callback"),
         ({"step": Student}, "step must be an object, got the class Student"),
         ({"step": Own()}, "the step Own lacks writes, prepare, state, load_state;"),
-        ({"accumulate": 13}, "batches of 12 cannot be cut into accumulate=13 parts"),
     ],
 )
 def test_arguments_of_fit(options: dict[str, object], said: str) -> None:

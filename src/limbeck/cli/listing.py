@@ -96,6 +96,7 @@ def described(row: catalogue.Row) -> str:
     parts = [
         f"{part.name}={part.default!r}" if part.default is not part.empty else part.name
         for part in inspect.signature(maker).parameters.values()
+        if part.kind not in (part.VAR_POSITIONAL, part.VAR_KEYWORD)  # a class without a constructor of its own takes nothing
     ]
     whose = "" if row.package == catalogue.OWN else f" of the package {row.package}"
     head = f"{row.name}({', '.join(parts)})    {catalogue.WORDS[row.kind]}{whose}, {row.path.replace(':', '.')}"

@@ -207,8 +207,6 @@ class Recipe(BaseModel):
             raise UsageError(
                 f"validation {self.validation:g} and test {self.test:g} leave nothing to train on; together they must be below 1."
             )
-        if self.accumulate > self.batch_size:
-            raise UsageError(f"accumulate: a batch of {self.batch_size} cannot be cut into {self.accumulate} parts; take fewer.")
         if len(set(self.compare)) < len(self.compare):
             raise UsageError("compare names an arm twice.")
         if self.anchor and self.generations == 1:

@@ -43,11 +43,12 @@ def learning(run: Run, what: str) -> Figure | None:
     last = {arm: found.mean[-1] for arm, found in drawn.items()}
     said = "; ".join(f"{result.title(arm)} {_value(what, value)}" for arm, value in last.items())
     bands_of = " and ".join(result.title(arm) for arm in (result.main, rival) if arm in drawn)
+    seeds = f"Mean over seeds. The bands, of {bands_of}, reach from the lowest to the highest seed."
     left_out = " The axis leaves out values of the first epochs." if cut else ""
     return Figure(
         key=f"learning-{what}",
         title="Validation accuracy" if what == "accuracy" else "Validation loss",
-        caption=f"Mean over seeds. The bands, of {bands_of}, reach from the lowest to the highest seed.{left_out}",
+        caption=(seeds if len(result.seeds) > 1 else "One seed.") + left_out,
         label=f"Learning curves of {unit} against the epoch, one per arm. At the last epoch: {said}.",
         spec=spec,
         table=_learning_table(run, drawn, what, unit),

@@ -54,19 +54,15 @@ def check_step(step: Update) -> None:
         )
 
 
-def check_parts(distiller: Distiller, loader: Loader, optimizer: Optimizer, accumulate: int, queries: Batch | None) -> None:
+def check_parts(distiller: Distiller, optimizer: Optimizer, accumulate: int, queries: Batch | None) -> None:
     """See that all that is to be trained is there and will be updated.
 
     Raises:
-        UsageError: A term's parts were never made, nothing is to be trained, the optimiser leaves it out, a batch has fewer
-            samples than parts, or a balancer would see a part of a batch or lacks its query set.
+        UsageError: A term's parts were never made, nothing is to be trained, the optimiser leaves it out, or a balancer would see
+            a part of a batch or lacks its query set.
     """
     if distiller.balancer.needs_queries and (queries is None or not len(queries)):
         raise UsageError(f"fit: {distiller.balancer!r} needs a query set, but the run has none; pass queries=... to fit.")
-    if accumulate > loader.batch_size:
-        raise UsageError(
-            f"fit: batches of {loader.batch_size} cannot be cut into accumulate={accumulate} parts; take fewer parts."
-        )
     if accumulate > 1 and not isinstance(distiller.balancer, Static):
         raise UsageError(f"fit: {distiller.balancer!r} balances whole batches; use accumulate=1, or no balancer.")
     if distiller.objective.unbuilt:

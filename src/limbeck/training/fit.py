@@ -70,7 +70,7 @@ def fit(
     check_kinds(loader, optimizer, queries, rate, callbacks)
     check_step(step)
     check_drawn(distiller, step)
-    check_parts(distiller, loader, optimizer, whole(accumulate, "fit: accumulate"), queries)
+    check_parts(distiller, optimizer, whole(accumulate, "fit: accumulate"), queries)
     steps = whole(epochs, "fit: epochs") * len(loader) if steps is None else whole(steps, "fit: steps")
     clip = None if clip is None else positive(clip, "fit: clip")
     _try_out(distiller.to(engine.device), loader, engine, step)
