@@ -16,6 +16,7 @@ from limbeck.balancing.balancer import Balancer, Level
 from limbeck.core.checks import fraction, not_negative, one_of, positive
 from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective
+from limbeck.core.shown import shown
 
 Form = Literal["A", "B"]
 Reference = Literal["task", "mix", "val"]
@@ -142,7 +143,7 @@ class DynamicLambda(Balancer):
     the angle; rules, references and guards are this project's reconstruction (docs/methods/dynamic-lambda.md).
 
     >>> DynamicLambda(mu=0.9)
-    DynamicLambda('B', 'mix', mu=0.9, kappa=0.5, rule='closest')
+    DynamicLambda(form='B', reference='mix', mu=0.9, kappa=0.5, rule='closest')
     """
 
     def __init__(
@@ -270,4 +271,6 @@ class DynamicLambda(Balancer):
         self.moments, self.count, self.lmbda = state["moments"].cpu(), int(state["count"]), float(state["lambda"])
 
     def __repr__(self) -> str:
-        return f"DynamicLambda({self.form!r}, {self.reference!r}, mu={self.mu:g}, kappa={self.kappa:g}, rule={self.rule!r})"
+        low, high = BOUNDS[self.form]
+        bounds = {"lo": None if self.lo == low else self.lo, "hi": None if self.hi == high else self.hi}
+        return shown(self, "form", "reference", "mu", "kappa", "rule", **bounds)

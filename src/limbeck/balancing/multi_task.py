@@ -17,6 +17,7 @@ from limbeck.core.checks import not_negative
 from limbeck.core.errors import UsageError
 from limbeck.core.extras import optional
 from limbeck.core.objective import Objective
+from limbeck.core.shown import shown
 
 
 class MultiTask(Balancer):
@@ -58,7 +59,7 @@ class MultiTask(Balancer):
         return {f"factor_{name}": factor for name, factor in self.found.items()}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'' if self.level == 'all' else f'level={self.level!r}'})"
+        return shown(self, "c")
 
 
 def torchjd(who: str) -> ModuleType:
@@ -163,9 +164,6 @@ class CAGrad(MultiTask):
     def weigh(self, gramian: Tensor) -> Tensor:
         """The factors, [K]."""
         return cast(Tensor, len(gramian) * self.solve(gramian))
-
-    def __repr__(self) -> str:
-        return f"CAGrad(c={self.c:g}{'' if self.level == 'all' else f', level={self.level!r}'})"
 
 
 @final

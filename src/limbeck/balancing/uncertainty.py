@@ -9,6 +9,7 @@ from torch import Tensor
 from limbeck.balancing.balancer import Balancer
 from limbeck.core.checks import positive
 from limbeck.core.objective import Objective
+from limbeck.core.shown import shown
 
 
 @final
@@ -58,4 +59,4 @@ class Uncertainty(Balancer):
         self.s = state["s"].cpu()
 
     def __repr__(self) -> str:
-        return f"Uncertainty(lr={self.lr:g})"
+        return shown(self, "lr")

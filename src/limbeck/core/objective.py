@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limbeck.core.checks import finite, of_kind
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
+from limbeck.core.shown import said
 from limbeck.core.term import Moment, Need, Scene, Term
 
 
@@ -183,7 +184,7 @@ class Objective(nn.Module):
         return Objective([*self.parts, *as_objective(other).parts])
 
     def __repr__(self) -> str:
-        return " + ".join(repr(term) if coef == 1 else f"{term!r} * {coef:g}" for coef, term in self.parts)
+        return " + ".join(repr(term) if coef == 1 else f"{term!r} * {said(coef)}" for coef, term in self.parts)
 
 
 def as_objective(loss: Term | Objective) -> Objective:

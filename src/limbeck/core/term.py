@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck.core.batch import Batch
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Outputs, Views
+from limbeck.core.shown import arguments
 
 if TYPE_CHECKING:
     from limbeck.core.objective import Objective
@@ -107,6 +108,7 @@ class Term(nn.Module, ABC):
         lumps: Whether it compares softmax(logits / T) of both sides, T its attribute, by a sum over the classes to which classes
             of the same ratio of probabilities can be added up first (an f-divergence): such a term needs no full logits.
         drawn: The temperature at which the student itself must have drawn the tokens that stand as labels; None for any labels.
+        says: The arguments that its text names in any case; of the others those that differ from their default.
     """
 
     needs: frozenset[Need] = frozenset()
@@ -120,6 +122,7 @@ class Term(nn.Module, ABC):
     crosses: bool = False
     lumps: bool = False
     drawn: float | None = None
+    says: tuple[str, ...] = ()
     built: bool = False
 
     def build(self, scene: Scene) -> None:
@@ -171,6 +174,10 @@ class Term(nn.Module, ABC):
         from limbeck.core.objective import Objective
 
         return Objective([(1.0, self)]) + other
+
+    def extra_repr(self) -> str:
+        """The arguments, each read from the attribute of its name."""
+        return arguments(self, *self.says)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"

@@ -8,6 +8,7 @@ import torch
 from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import shown
 from limbeck.data.loader import Loader
 from limbeck.data.seeding import generator_for
 from limbeck.influence.restoring import evaluating
@@ -165,7 +166,7 @@ class AdaptiveReplay:
         self.counts = dict(state["counts"])
 
     def __repr__(self) -> str:
-        return f"AdaptiveReplay(capacity={self.capacity})"
+        return shown(self, "capacity", **vars(self.completions))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.checks import whole
 from limbeck.core.errors import RunError, UsageError
+from limbeck.core.shown import shown
 from limbeck.core.term import COLUMNS
 from limbeck.data.loader import Loader
 from limbeck.data.tokens import Tokens
@@ -145,8 +146,7 @@ class GRPO:
             self.reference.load_state_dict(state["reference"])
 
     def __repr__(self) -> str:
-        reuse = "" if self.reused.times == 1 else f", reuse={self.reused.times}"
-        return f"GRPO({self.reward!r}, group={self.group}{reuse})"
+        return shown(self, "reward", "group", reuse=self.reused.times, **vars(self.completions))
 
 
 def texts(tokens: Tokens, ids: Tensor, kept: Tensor) -> list[str]:

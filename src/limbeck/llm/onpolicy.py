@@ -6,6 +6,7 @@ from typing import Any, final
 from limbeck.core.batch import Batch
 from limbeck.core.checks import fraction, one_of, proper_fraction, whole
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import shown
 from limbeck.core.term import Need
 from limbeck.core.written import Writes
 from limbeck.data.loader import Loader
@@ -135,6 +136,4 @@ class OnPolicy:
         self.reused.load_state(state["reused"])
 
     def __repr__(self) -> str:
-        source = "" if self.source == "student" else f", source={self.source!r}"
-        reuse = "" if self.reused.times == 1 else f", reuse={self.reused.times}"
-        return f"OnPolicy(share={self.share:g}{source}{'' if self.end is None else f', end={self.end:g}'}{reuse})"
+        return shown(self, "share", reuse=self.reused.times, **vars(self.completions))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.core.checks import fraction, whole
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import shown
 from limbeck.mixtures.mixture import DomainLosses, Mixture
 
 MOST = 20.0
@@ -91,4 +92,4 @@ class DDK(Mixture):
         self.factors, self.lags = state["factors"], state["lags"]
 
     def __repr__(self) -> str:
-        return f"DDK(a={self.a:g}, every={self.every}{', uniform_first=True' if self.uniform_first else ''})"
+        return shown(self, "a", "every")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limbeck.core.checks import positive
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import said
 from limbeck.mixtures.mixture import DomainLosses, Mixture
 
 
@@ -55,4 +56,4 @@ class FixedShares(Mixture):
         self.now = state["now"]
 
     def __repr__(self) -> str:
-        return "FixedShares()" if self.shares is None else f"FixedShares([{', '.join(f'{share:g}' for share in self.shares)}])"
+        return f"FixedShares({'' if self.shares is None else said(self.shares)})"

@@ -52,10 +52,6 @@ class TeacherRule:
         not_negative(self.feedback, "teacher update: feedback")
         one_of(self.order, ("exact", "first"), "teacher update: order")
 
-    def said(self) -> str:
-        """What a step says of it in its `repr`."""
-        return f"rate={self.rate:g}{'' if self.order == 'exact' else ', order=' + repr(self.order)}"
-
     def loss(self, teacher: Tensor, student: Tensor, batch: Batch) -> Tensor:
         """(1 - alpha) CE(y, teacher) + alpha T^2 KL(student || teacher), [B]; the student is held fixed.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import DataError, RunError
+from limbeck.core.shown import shown
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Later, Problem, Solver
 from limbeck.influence.gradients import mean_gradient
@@ -322,4 +323,4 @@ class InfluenceWeighting(Weighting):
         self._events.clear()
 
     def __repr__(self) -> str:
-        return f"InfluenceWeighting({self.solver!r}, normalise={self.normalise!r}, gain={self.gain:g}, refresh={self.refresh!r})"
+        return shown(self, "solver", "normalise", "gain", "refresh")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import shown
 from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of, missing
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.curvature.together import Together
@@ -142,10 +143,7 @@ class ConjugateGradient(Solver):
             self.preconditioner.load_state(state)
 
     def __repr__(self) -> str:
-        kind = "" if self.curvature == "gauss_newton" else ", curvature='hessian'"
-        before = "" if self.preconditioner is None else f", preconditioner={self.preconditioner!r}"
-        exact = "" if self.relative else ", relative=False"
-        return f"ConjugateGradient(damping={self.damping:g}, steps={self.steps}{exact}{kind}{before})"
+        return shown(self, "damping", "steps")
 
 
 def _warn_of_negative_curvature() -> None:

@@ -11,6 +11,7 @@ from torch.func import grad, vmap
 from limbeck.core.batch import Batch
 from limbeck.core.checks import positive, whole
 from limbeck.core.errors import LimbeckError, UnsupportedModelError, UsageError
+from limbeck.core.shown import shown
 from limbeck.functional.divergences import cross_entropy, token_mean
 from limbeck.influence.curvature.capture import Fisher, check_fisher, draw_labels, drawn_loss
 from limbeck.influence.curvature.solver import Problem, Solver
@@ -129,5 +130,4 @@ class Diagonal(Solver):
         self._updated = int(state.get("/updated", torch.tensor(0)))
 
     def __repr__(self) -> str:
-        kind = "" if self.fisher == "true" else ", fisher='empirical'"
-        return f"Diagonal(damping={self.damping:g}{kind})"
+        return shown(self, "damping")

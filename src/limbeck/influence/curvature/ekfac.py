@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.checks import fraction, positive, whole
+from limbeck.core.shown import shown
 from limbeck.influence.curvature.capture import Captured, Covered, Fisher, blocks, capture, check_fisher
 from limbeck.influence.curvature.kronecker import Factors, Kronecker, corrected, factors
 from limbeck.influence.curvature.solver import Gradients, Problem, Solver
@@ -114,4 +115,4 @@ class EKFAC(Solver):
         self._updated, self._turned = (int(state.get(key, torch.tensor(0))) for key in ("updated", "turned"))
 
     def __repr__(self) -> str:
-        return f"EKFAC(damping={self.damping:g})"
+        return shown(self, "damping")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.core.checks import not_negative, whole
 from limbeck.core.errors import UnsupportedModelError, UsageError
+from limbeck.core.shown import shown
 from limbeck.influence.curvature.products import Curvature, dense, missing
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
@@ -109,5 +110,4 @@ class Exact(Solver):
         self._updated = int(state.get("updated", torch.tensor(0)))
 
     def __repr__(self) -> str:
-        kind = "" if self.curvature == "gauss_newton" else ", curvature='hessian'"
-        return f"Exact(damping={self.damping:g}{'' if self.relative else ', relative=False'}{kind})"
+        return shown(self, "damping")

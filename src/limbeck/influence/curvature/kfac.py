@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.checks import positive, whole
+from limbeck.core.shown import shown
 from limbeck.influence.curvature.capture import blocks, capture
 from limbeck.influence.curvature.kronecker import Kronecker, estimate
 from limbeck.influence.curvature.solver import Gradients, Problem, Solver
@@ -73,4 +74,4 @@ class KFAC(Solver):
         self._updated = int(state.get("updated", torch.tensor(0)))
 
     def __repr__(self) -> str:
-        return f"KFAC(damping={self.damping:g})"
+        return shown(self, "damping")

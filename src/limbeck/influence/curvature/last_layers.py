@@ -7,6 +7,7 @@ from typing import final
 from torch import Tensor, nn
 
 from limbeck.core.checks import whole
+from limbeck.core.shown import shown
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, trainable
 
@@ -77,4 +78,4 @@ class LastLayers(Solver):
         self.solver.load_state(state)
 
     def __repr__(self) -> str:
-        return f"LastLayers({self.solver!r}, count={self.count})"
+        return shown(self, "count")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import shown
 from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of, missing
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, combine, dot, scaled, zeros_like
@@ -85,9 +86,7 @@ class LBFGS(Solver):
         return q
 
     def __repr__(self) -> str:
-        exact = "" if self.relative else ", relative=False"
-        kind = "" if self.curvature == "gauss_newton" else ", curvature='hessian'"
-        return f"LBFGS(damping={self.damping:g}, steps={self.steps}{exact}{kind})"
+        return shown(self, "damping", "steps")
 
 
 def two_loop(pairs: deque[tuple[Vector, Vector, Tensor]], gradient: Vector) -> Vector:

@@ -5,6 +5,7 @@ from typing import final
 
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import RunError, UsageError
+from limbeck.core.shown import shown
 from limbeck.influence.curvature.products import Curvature, curvature_product, damping_of, largest_eigenvalue, missing
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.vectors import Vector, combine, dot, zeros_like
@@ -98,9 +99,4 @@ class LiSSA(Solver):
         return h
 
     def __repr__(self) -> str:
-        parts = [f"damping={self.damping:g}", f"steps={self.steps}"]
-        parts += ["relative=False"] if not self.relative else []
-        parts += ["curvature='hessian'"] if self.curvature == "hessian" else []
-        parts += [f"batch={self.batch}"] if self.batch else []
-        parts += [f"repeats={self.repeats}"] if self.repeats > 1 else []
-        return f"LiSSA({', '.join(parts)})"
+        return shown(self, "damping", "steps")

@@ -44,6 +44,7 @@ class AB(FeatureTerm):
 
     builds = True
     coupled = True
+    says = ("margin",)
 
     def __init__(self, margin: float = 1.0, *, student: str = "layer?", teacher: str = "layer?") -> None:
         super().__init__(student, teacher)
@@ -65,10 +66,6 @@ class AB(FeatureTerm):
                 made, teacher = same_size(made, teacher)
             found.append(boundary_loss(made, teacher, self.margin))
         return torch.stack([2.0 ** (k - len(found) + 1) * value for k, value in enumerate(found)]).sum(0)
-
-    def own_repr(self) -> list[str]:
-        """The margin."""
-        return [f"margin={self.margin:g}"]
 
 
 def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:

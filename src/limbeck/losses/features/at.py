@@ -37,6 +37,8 @@ class AT(FeatureTerm):
     AT(p=2)
     """
 
+    says = ("p",)
+
     def __init__(self, p: int = 2, *, student: str = "layer?", teacher: str = "layer?") -> None:
         super().__init__(student, teacher)
         self.p = whole(p, "AT: p")
@@ -52,7 +54,3 @@ class AT(FeatureTerm):
     def attention(self, features: Tensor) -> Tensor:
         """Where a map is large: [B, C, H, W] -> [B, H W], of length 1."""
         return unit(features.abs().pow(self.p).mean(1).flatten(1))
-
-    def own_repr(self) -> list[str]:
-        """The power."""
-        return [f"p={self.p}"]

@@ -42,6 +42,7 @@ class CC(FeatureTerm):
     """
 
     coupled = True
+    says = ("gamma", "order")
 
     def __init__(self, gamma: float = 0.4, order: int = 2, *, student: str = PENULTIMATE, teacher: str = PENULTIMATE) -> None:
         super().__init__(student, teacher)
@@ -52,10 +53,6 @@ class CC(FeatureTerm):
         """Each anchor's share, [B]."""
         student, teacher = (gaussian_kernel(part, self.gamma, self.order) for part in self.vectors(views))
         return (student - teacher).square().mean(1)
-
-    def own_repr(self) -> list[str]:
-        """The kernel."""
-        return [f"gamma={self.gamma:g}", f"order={self.order}"]
 
 
 def gaussian_kernel(vectors: Tensor, gamma: float, order: int) -> Tensor:

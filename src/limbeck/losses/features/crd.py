@@ -57,6 +57,7 @@ class CRD(FeatureTerm):
     log_z: Tensor
     rows: Tensor
     labels: Tensor
+    says = ("dim", "negatives", "T", "momentum")
 
     def __init__(
         self,
@@ -133,10 +134,6 @@ class CRD(FeatureTerm):
             index = views.batch.index
             for bank, fresh in zip((self.student_bank, self.teacher_bank), self.embeddings(views), strict=True):
                 bank[index] = unit(self.momentum * bank[index] + (1 - self.momentum) * fresh.to(bank))
-
-    def own_repr(self) -> list[str]:
-        """Bank, negatives and temperature."""
-        return [f"dim={self.dim}", f"negatives={self.negatives}", f"T={self.T:g}", f"momentum={self.momentum:g}"]
 
 
 def nce(positive_score: Tensor, negative_scores: Tensor, chosen: Tensor, log_c: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ class DepthKD(FeatureTerm):
     DepthKD(slopes=1, normals=1)
     """
 
+    says = ("slopes", "normals")
+
     def __init__(
         self,
         truth: str | None = None,
@@ -94,8 +96,3 @@ class DepthKD(FeatureTerm):
         value = value_gap(made, wanted, valid)
         value = value + self.slopes * gradient_gap(made, wanted, valid)
         return value + self.normals * normal_gap(made, wanted, valid)
-
-    def own_repr(self) -> list[str]:
-        """What is compared with, and the weights."""
-        truth = [] if self.truth is None else [f"truth={self.truth!r}"]
-        return [*truth, f"slopes={self.slopes:g}", f"normals={self.normals:g}"]

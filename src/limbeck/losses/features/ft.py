@@ -44,6 +44,7 @@ class FT(FeatureTerm):
 
     builds = True
     coupled = True
+    says = ("ratio", "epochs")
 
     def __init__(self, ratio: float = 0.5, epochs: int = 30, *, student: str = "layer3", teacher: str = "layer3") -> None:
         super().__init__(student, teacher)
@@ -83,10 +84,6 @@ class FT(FeatureTerm):
         student, teacher = (maps_only(part, "FT") for part in self.stage(views))
         own, other = same_size(full_precision(self.translator(student)), full_precision(self.paraphraser(teacher)))
         return (unit(own.flatten(1)) - unit(other.flatten(1))).abs().mean(1)
-
-    def own_repr(self) -> list[str]:
-        """Size and training of the paraphraser."""
-        return [f"ratio={self.ratio:g}", f"epochs={self.epochs}"]
 
 
 def encoder(inputs: int, outputs: int) -> nn.Sequential:

@@ -53,6 +53,7 @@ class LELP(FeatureTerm):
     directions: Tensor
     centres: Tensor
     widths: Tensor
+    says = ("T", "beta")
 
     def __init__(self, subclasses: int | None = None, *, T: float = 2.0, beta: float = 1.0) -> None:
         super().__init__(PENULTIMATE, PENULTIMATE)
@@ -116,11 +117,6 @@ class LELP(FeatureTerm):
     def deploy(self, student: nn.Module) -> nn.Module:
         """A copy of the student with the head, and the sum over subclasses, in the place of its classifier."""
         return with_classifier(student, nn.Sequential(deepcopy(self.head), SubclassSum(self.directions.shape[1])))
-
-    def extra_repr(self) -> str:
-        """The arguments; the number of subclasses where it was asked for."""
-        asked = [] if self.subclasses is None else [f"subclasses={self.subclasses}"]
-        return ", ".join([*asked, f"T={self.T:g}", f"beta={self.beta:g}"])
 
 
 def unseen(weight: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from limbeck.align.taps import PENULTIMATE, features_of
 from limbeck.core.checks import one_of
 from limbeck.core.errors import ShapeError
 from limbeck.core.outputs import Views
+from limbeck.core.shown import arguments
 from limbeck.core.term import Scene, targets_of
 from limbeck.functional.divergences import full_precision
 from limbeck.functional.pooling import pooled
@@ -83,6 +84,6 @@ class ND(FeatureTerm):
         longer = torch.maximum(length(made), length(teacher))
         return 1 - (made * self.centres[targets]).sum(1) / torch.where(longer > 0, longer, 1)
 
-    def own_repr(self) -> list[str]:
+    def extra_repr(self) -> str:
         """The adapter, where it is not the default."""
-        return [] if self.kind == "norm" else [f"adapter={self.kind!r}"]
+        return arguments(self, adapter=self.kind)

@@ -48,6 +48,7 @@ class ReviewKD(FeatureTerm):
 
     builds = True
     coupled = True
+    says = ("warm_up",)
 
     def __init__(self, warm_up: float = 20.0, *, student: str = "layer?", teacher: str = "layer?") -> None:
         super().__init__(student, teacher)
@@ -113,10 +114,6 @@ class ReviewKD(FeatureTerm):
                 made = F.interpolate(made, teacher.shape[2:])
             found.append(hierarchical_context(made, teacher))
         return self._strength * torch.stack(found).sum(0)
-
-    def own_repr(self) -> list[str]:
-        """The warm-up."""
-        return [f"warm_up={self.warm_up:g}"]
 
 
 @final

@@ -40,6 +40,7 @@ class RKD(FeatureTerm):
     """
 
     coupled = True
+    says = ("distance", "angle")
 
     def __init__(
         self, distance: float = 25.0, angle: float = 50.0, *, student: str = PENULTIMATE, teacher: str = PENULTIMATE
@@ -55,10 +56,6 @@ class RKD(FeatureTerm):
         if self.angle:
             value = value + self.angle * F.smooth_l1_loss(angles(student), angles(teacher), reduction="none").mean((1, 2))
         return value
-
-    def own_repr(self) -> list[str]:
-        """The weights."""
-        return [f"distance={self.distance:g}", f"angle={self.angle:g}"]
 
 
 def distances(gaps: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class SemCKD(FeatureTerm):
 
     builds = True
     coupled = True
+    says = ("dim",)
 
     def __init__(self, dim: int = 128, *, student: str = "layer?", teacher: str = "layer?") -> None:
         super().__init__(student, teacher)
@@ -96,10 +97,6 @@ class SemCKD(FeatureTerm):
             assert isinstance(nets, nn.ModuleList)
             rows.append(torch.stack([gap(net, student, other) for net, other in zip(nets, teachers, strict=True)], 1))
         return (self.shares(students, teachers) * torch.stack(rows, 1)).sum(2).mean(1)
-
-    def own_repr(self) -> list[str]:
-        """The size of queries and keys."""
-        return [f"dim={self.dim}"]
 
 
 def gap(net: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:

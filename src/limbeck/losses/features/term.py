@@ -1,7 +1,6 @@
 """What all terms on features share: a tap on each side, and features read and checked once."""
 
 from abc import ABC
-from inspect import signature
 
 from torch import Tensor
 
@@ -76,16 +75,6 @@ class FeatureTerm(Term, ABC):
         """One vector per sample of each side: maps are averaged over places, tokens over those that count."""
         student, teacher = self.stage(views)
         return pooled(student, views.batch.mask, self.who), pooled(teacher, views.batch.mask, self.who)
-
-    def extra_repr(self) -> str:
-        """The arguments of the method itself, and taps that are not the default."""
-        defaults = signature(type(self)).parameters
-        taps = {"student": self.student, "teacher": self.teacher}
-        return ", ".join([*self.own_repr(), *(f"{k}={v!r}" for k, v in taps.items() if v != defaults[k].default)])
-
-    def own_repr(self) -> list[str]:
-        """The arguments of the method itself, `name=value` each."""
-        return []
 
 
 def same_kind(student: Tensor, teacher: Tensor, who: str) -> None:

@@ -55,6 +55,7 @@ class TRG(FeatureTerm):
     builds = True
     coupled = True
     compiles = False  # how many tokens are compared depends on the batch
+    says = ("inner", "local", "across", "tokens", "k")
 
     def __init__(
         self,
@@ -122,11 +123,6 @@ class TRG(FeatureTerm):
         owner = places // counted.shape[1]
         share = len(counted) / max(len(places), 1)
         return value + share * torch.zeros_like(value).index_add(0, owner, per_token)
-
-    def own_repr(self) -> list[str]:
-        """The weights and the graph."""
-        weights = [f"inner={self.inner:g}", f"local={self.local:g}", f"across={self.across:g}"]
-        return [*weights, f"tokens={self.tokens}", f"k={self.k}", *([] if self.sigma is None else [f"sigma={self.sigma:g}"])]
 
 
 def context_gap(student: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class VID(FeatureTerm):
     """
 
     builds = True
+    says = ("variance",)
 
     def __init__(self, variance: float = 5.0, *, student: str = "layer?", teacher: str = "layer?") -> None:
         super().__init__(student, teacher)
@@ -76,7 +77,3 @@ class VID(FeatureTerm):
             wide = variance.reshape(-1, 1, 1) if made.dim() == 4 else variance
             found.append(element_mean(((made - teacher).square() / wide + wide.log()) / 2, views.batch.mask))
         return torch.stack(found).sum(0)
-
-    def own_repr(self) -> list[str]:
-        """The variance at the start."""
-        return [f"variance={self.variance:g}"]

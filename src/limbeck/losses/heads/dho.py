@@ -10,6 +10,7 @@ from limbeck.align.taps import PENULTIMATE, classifier_of, with_classifier
 from limbeck.core.checks import fraction, positive
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
+from limbeck.core.shown import arguments
 from limbeck.core.term import Moment, Scene, Term, targets_of
 from limbeck.losses.heads.onhead import OnHead
 from limbeck.losses.logits.kd import KD
@@ -104,4 +105,4 @@ class DHO(Term):
     def extra_repr(self) -> str:
         """The arguments."""
         alpha, beta = self.mixture.tolist()
-        return f"{self.second.term!r}, alpha={alpha:g}, beta={beta:g}"
+        return arguments(self, "term", "alpha", "beta", term=self.second.term, alpha=alpha, beta=beta)

@@ -51,6 +51,7 @@ class OnHead(Term):
     """
 
     builds = True
+    says = ("term", "tap", "head")
 
     def __init__(self, term: Term | None = None, tap: str = PENULTIMATE, head: str = "linear") -> None:
         super().__init__()
@@ -111,7 +112,3 @@ class OnHead(Term):
         if views.student.logits.dim() == 3:
             return found
         return [pooled(part, views.batch.mask, "OnHead") if part.dim() == 3 else part for part in found]
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"{self.term!r}, tap={self.tap!r}, head={self.head!r}"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from limbeck.align.taps import classifier_of, with_classifier
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
+from limbeck.core.shown import arguments
 from limbeck.core.term import Moment, Scene, Term
 from limbeck.losses.heads.onhead import LOGITS, OnHead
 from limbeck.losses.labels.ce import CE
@@ -79,4 +80,4 @@ class Serial(Term):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return repr(self.layer.term)
+        return arguments(self, "term", term=self.layer.term)

@@ -48,6 +48,7 @@ class SimKD(Term):
     coupled = True  # batch normalisation in the projector
     builds = True
     deploys = True
+    says = ("tap", "teacher_tap", "ratio")
 
     def __init__(self, tap: str = PENULTIMATE, teacher_tap: str | None = None, *, ratio: int = 2) -> None:
         super().__init__()
@@ -134,10 +135,6 @@ class SimKD(Term):
         """The feature of either side."""
         own = features_of(views.student, self.tap, "SimKD")[-1]
         return own, features_of(teacher_of(views, "SimKD"), self.teacher_tap, "SimKD")[-1]
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"tap={self.tap!r}, teacher_tap={self.teacher_tap!r}, ratio={self.ratio}"
 
 
 def _same_answer(wanted: Tensor, found: Tensor, side: str, tap: str) -> None:

@@ -49,7 +49,3 @@ class CE(Term):
         share = share.to(full_precision(logits).dtype)
         both = cross_entropy(logits, first, self.smoothing), cross_entropy(logits, second, self.smoothing)
         return share * both[0] + (1 - share) * both[1]
-
-    def extra_repr(self) -> str:
-        """The arguments, as typed, where they differ from the defaults."""
-        return f"smoothing={self.smoothing:g}" if self.smoothing else ""

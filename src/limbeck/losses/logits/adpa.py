@@ -48,6 +48,7 @@ class ADPA(Term):
 
     needs = frozenset({"teacher", "teacher_topk", "teacher_reference"})
     rests = False
+    says = ("k", "fill")
 
     def __init__(self, k: int | None = None, fill: Fill = "exact") -> None:
         super().__init__()
@@ -88,10 +89,6 @@ class ADPA(Term):
         else:
             log_r = _filled(known, known_classes(student, reference, known.k, 1.0, "ADPA"))
         return known.log_probs.clamp(min=FLOOR) - log_r.clamp(min=FLOOR)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"k={self.k}, fill={self.fill!r}"
 
 
 def _filled(known: TopK, reference: TopK) -> Tensor:

@@ -47,6 +47,7 @@ class AEKT(Term):
     """
 
     needs = frozenset({"teacher", "targets"})
+    says = ("explicit", "implicit", "gamma", "r_max", "T", "warm_up", "mode")
 
     def __init__(
         self,
@@ -88,10 +89,3 @@ class AEKT(Term):
         """min(p_y / q_y, r_max)^gamma without a gradient, of log-probabilities [..., C] -> [...]."""
         ratio = (own(log_p, targets) - own(log_q, targets)).detach().exp()
         return ratio.clamp(max=self.r_max) ** self.gamma
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return (
-            f"explicit={self.explicit:g}, implicit={self.implicit:g}, gamma={self.gamma:g}, r_max={self.r_max:g}, "
-            f"T={self.T:g}, warm_up={self.warm_up:g}, mode={self.mode!r}"
-        )

@@ -38,6 +38,7 @@ class AlphaDivergence(Term):
 
     needs = frozenset({"teacher"})
     lumps = True
+    says = ("alpha", "T")
 
     def __init__(self, alpha: float = 0.5, T: float = 1.0) -> None:
         super().__init__()
@@ -49,7 +50,3 @@ class AlphaDivergence(Term):
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
         return softened_between(views, "AlphaDivergence", lambda p, q: alpha_divergence(p, q, self.alpha), self.T)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"alpha={self.alpha:g}, T={self.T:g}"

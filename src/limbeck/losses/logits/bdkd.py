@@ -37,6 +37,7 @@ class BDKD(Term):
     """
 
     needs = frozenset({"teacher"})
+    says = ("nu", "T", "kappa")
 
     def __init__(self, nu: float = 2.0, T: float = 1.0, *, kappa: float = 0.0) -> None:
         super().__init__()
@@ -54,7 +55,3 @@ class BDKD(Term):
         over = (gap / self.kappa).sigmoid() if self.kappa else (gap > 0).to(gap.dtype)
         forward = 1 + (self.nu - 1) * over
         return forward * forward_kl(log_p, log_q) + (1 + self.nu - forward) * reverse_kl(log_p, log_q)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"nu={self.nu:g}, T={self.T:g}, kappa={self.kappa:g}"

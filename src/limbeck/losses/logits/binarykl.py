@@ -34,6 +34,7 @@ class BinaryKL(Term):
     """
 
     needs = frozenset({"teacher"})
+    says = ("T",)
 
     def __init__(self, T: float = 2.0) -> None:
         super().__init__()
@@ -43,7 +44,3 @@ class BinaryKL(Term):
         """One value per sample, [B]."""
         student, teacher = both_logits(views, "BinaryKL")
         return token_mean(binary_kl(student, teacher, self.T), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"T={self.T:g}"

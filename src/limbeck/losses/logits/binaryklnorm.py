@@ -36,6 +36,7 @@ class BinaryKLNorm(Term):
     """
 
     needs = frozenset({"teacher"})
+    says = ("T",)
 
     def __init__(self, T: float = 2.0) -> None:
         super().__init__()
@@ -45,7 +46,3 @@ class BinaryKLNorm(Term):
         """One value per sample, [B]."""
         student, teacher = both_logits(views, "BinaryKLNorm")
         return token_mean(log_cosh_gap(student, teacher, self.T), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"T={self.T:g}"

@@ -40,8 +40,10 @@ class Chunked(Term):
     Reference: recomputation as in Chen et al., 2016, arXiv:1604.06174. Differs from the paper: no.
 
     >>> Chunked(KD(T=2), size=512)
-    Chunked(term=KD(T=2), size=512)
+    Chunked(KD(T=2), size=512)
     """
+
+    says = ("term", "size")
 
     def __init__(self, term: Term | None = None, size: int = 1024) -> None:
         super().__init__()
@@ -90,10 +92,6 @@ class Chunked(Term):
 
         found: Tensor = checkpoint(recomputed, views.student.logits, use_reentrant=False)
         return found
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"term={self.term!r}, size={self.size}"
 
 
 def _as_samples(views: Views) -> Views:

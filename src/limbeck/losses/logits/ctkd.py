@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from limbeck.core.checks import finite, not_negative, positive
 from limbeck.core.outputs import Views
+from limbeck.core.shown import arguments
 from limbeck.core.term import Moment, Term
 from limbeck.functional.divergences import forward_kl
 from limbeck.functional.ramps import cosine
@@ -68,4 +69,4 @@ class CTKD(Term):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"start={self.start:g}, span={self.span:g}, theta={self.first:g}, epochs={self.epochs:g}"
+        return arguments(self, "start", "span", "theta", "epochs", theta=self.first)

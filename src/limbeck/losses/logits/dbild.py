@@ -48,6 +48,7 @@ class DBiLD(Term):
     """
 
     needs = frozenset({"teacher"})
+    says = ("tau", "k", "k_min", "k_max", "reverse")
 
     def __init__(self, tau: float = 3.0, k: int | None = None, *, k_min: int = 4, k_max: int = 64, reverse: bool = True) -> None:
         super().__init__()
@@ -85,10 +86,6 @@ class DBiLD(Term):
         sides = (logits.gather(-1, ids).masked_fill(ruled_out, 0) for logits in (student, teacher))
         log_q, log_p = (differences(values / self.tau, k) for values in sides)
         return forward_kl(log_q, log_p) if self.reverse else forward_kl(log_p, log_q)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"tau={self.tau:g}, k={self.k}, k_min={self.k_min}, k_max={self.k_max}, reverse={self.reverse}"
 
 
 def differences(values: Tensor, k: Tensor) -> Tensor:

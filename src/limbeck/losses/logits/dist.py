@@ -44,6 +44,7 @@ class DIST(Term):
 
     needs = frozenset({"teacher"})
     coupled = True
+    says = ("beta", "gamma", "T")
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, *, T: float = 1.0) -> None:
         super().__init__()
@@ -63,10 +64,6 @@ class DIST(Term):
             return self.beta * rows + self.gamma * columns
 
         return softened(shares, student, teacher, self.T)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"beta={self.beta:g}, gamma={self.gamma:g}, T={self.T:g}"
 
 
 def centred_unit(x: Tensor, dim: int) -> Tensor:

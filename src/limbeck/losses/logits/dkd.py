@@ -40,6 +40,7 @@ class DKD(Term):
     """
 
     needs = frozenset({"teacher", "targets"})
+    says = ("alpha", "beta", "T", "warm_up")
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, *, T: float = 4.0, warm_up: float = 20.0) -> None:
         super().__init__()
@@ -61,7 +62,3 @@ class DKD(Term):
             return self.alpha * target_kl(log_p, log_q, targets) + self.beta * others_kl(log_p, log_q, targets)
 
         return self._strength * token_mean(softened(parts, student, teacher, self.T), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"alpha={self.alpha:g}, beta={self.beta:g}, T={self.T:g}, warm_up={self.warm_up:g}"

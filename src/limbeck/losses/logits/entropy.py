@@ -29,6 +29,8 @@ class Entropy(Term):
     Entropy(T=1)
     """
 
+    says = ("T",)
+
     def __init__(self, T: float = 1.0) -> None:
         super().__init__()
         self.T = positive(T, "Entropy: T")
@@ -36,7 +38,3 @@ class Entropy(Term):
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
         return token_mean(entropy(log_softmax(views.student.logits, self.T)), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"T={self.T:g}"

@@ -7,6 +7,7 @@ from torch import Tensor
 from limbeck.core.checks import one_of, positive, whole
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
+from limbeck.core.shown import arguments
 from limbeck.core.term import Term, teacher_of
 from limbeck.functional.divergences import forward_kl, log_softmax, token_mean
 from limbeck.losses.sides import known_classes
@@ -62,8 +63,7 @@ class FIRST(Term):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        c = None if self.c is None else f"{self.c:g}"
-        return f"k={self.k}, c={c}, student={self.kept!r}"
+        return arguments(self, "k", "c", "student", student=self.kept)
 
 
 def recalibrated(log_p: Tensor, c: float | None) -> Tensor:

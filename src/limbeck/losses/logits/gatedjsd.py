@@ -33,6 +33,7 @@ class GatedJSD(Term):
     """
 
     needs = frozenset({"teacher"})
+    says = ("beta", "tau")
 
     def __init__(self, beta: float = 0.9, tau: float = 1.0) -> None:
         super().__init__()
@@ -48,7 +49,3 @@ class GatedJSD(Term):
     def gate(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """How much a token counts, in (0, 1), without a gradient, of log-probabilities [..., C] -> [...]."""
         return ((entropy(log_q) - entropy(log_p)).detach() / self.tau).sigmoid()
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"beta={self.beta:g}, tau={self.tau:g}"

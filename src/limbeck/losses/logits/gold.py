@@ -9,6 +9,7 @@ from torch import Tensor
 from limbeck.core.checks import proper_fraction
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
+from limbeck.core.shown import arguments
 from limbeck.core.term import Term, targets_of, teacher_of
 from limbeck.functional.divergences import jensen_shannon, log_softmax, token_mean
 from limbeck.functional.vocabularies import merged, sorted_distance
@@ -44,7 +45,7 @@ class GOLD(Term):
     takes the first token's distribution times the probabilities of those after; this is its "bayesian".
 
     >>> GOLD()
-    GOLD(shared=None, beta=0.5)
+    GOLD(beta=0.5)
     """
 
     needs = frozenset({"teacher"})
@@ -113,7 +114,8 @@ class GOLD(Term):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"shared={None if self.pairs is None else self.pairs.tolist()}, beta={self.beta:g}"
+        shared = None if self.pairs is None else [(own, other) for own, other in self.pairs.tolist()]
+        return arguments(self, "beta", shared=shared)
 
 
 def _checked(shared: Sequence[tuple[int, int]]) -> Tensor:

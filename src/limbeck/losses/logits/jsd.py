@@ -37,6 +37,7 @@ class JSD(Term):
 
     needs = frozenset({"teacher"})
     lumps = True
+    says = ("beta", "T")
 
     def __init__(self, beta: float = 0.5, T: float = 1.0) -> None:
         super().__init__()
@@ -46,7 +47,3 @@ class JSD(Term):
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
         return softened_between(views, "JSD", lambda p, q: jensen_shannon(p, q, self.beta), self.T)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"beta={self.beta:g}, T={self.T:g}"

@@ -32,6 +32,7 @@ class KD(Term):
 
     needs = frozenset({"teacher"})
     lumps = True
+    says = ("T",)
 
     def __init__(self, T: float = 4.0) -> None:
         super().__init__()
@@ -40,7 +41,3 @@ class KD(Term):
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
         return softened_between(views, "KD", forward_kl, self.T)
-
-    def extra_repr(self) -> str:
-        """The arguments, as typed."""
-        return f"T={self.T:g}"

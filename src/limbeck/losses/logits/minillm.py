@@ -47,6 +47,7 @@ class MiniLLM(Term):
 
     needs = frozenset({"teacher", "targets", "log_drawn"})
     drawn = 1.0
+    says = ("clip", "normalise", "whiten")
 
     def __init__(self, clip: float = 0.2, *, normalise: bool = True, whiten: bool = True) -> None:
         super().__init__()
@@ -70,7 +71,3 @@ class MiniLLM(Term):
         rewards = rewards.clamp(-LARGEST, LARGEST)
         later = following(mean_returns(rewards, mask) if self.normalise else returns(rewards, mask)).where(mask, 0)
         return whitened(later, mask) if self.whiten else later
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"clip={self.clip:g}, normalise={self.normalise}, whiten={self.whiten}"

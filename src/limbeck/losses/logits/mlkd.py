@@ -43,6 +43,7 @@ class MLKD(Term):
 
     needs = frozenset({"teacher"})
     coupled = True
+    says = ("temperatures", "batch", "per_class")
 
     def __init__(
         self, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), *, batch: float = 1.0, per_class: float = 1.0
@@ -66,8 +67,3 @@ class MLKD(Term):
         samples = (products(p, p) - products(q, q)).square().sum(1)
         classes = (products(p.T, p.T) - products(q.T, q.T)).square().sum() / p.shape[1]
         return kd_divergence(student, teacher, T) + self.batch * samples + self.per_class * classes
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        listed = ", ".join(f"{T:g}" for T in self.temperatures) + ("," if len(self.temperatures) == 1 else "")
-        return f"temperatures=({listed}), batch={self.batch:g}, per_class={self.per_class:g}"

@@ -42,6 +42,7 @@ class OFA(Term):
     """
 
     needs = frozenset({"teacher", "targets"})
+    says = ("gamma", "T", "form")
 
     def __init__(self, gamma: float = 1.5, T: float = 1.0, *, form: Form = "code") -> None:
         super().__init__()
@@ -59,7 +60,3 @@ class OFA(Term):
         enhanced, plain = (p + label) ** self.gamma, label * (1 + p) ** self.gamma + (1 - label) * p
         weights = enhanced - label if self.form == "code" else plain
         return token_mean(-(weights * log_softmax(student, self.T)).sum(-1), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"gamma={self.gamma:g}, T={self.T:g}, form={self.form!r}"

@@ -36,8 +36,10 @@ class OnReplies(Term):
     Reference: Gao et al., 2025, arXiv:2502.17927, whose losses are sums over kinds of replies. Differs from the paper: no.
 
     >>> OnReplies(CE(), "chosen")
-    OnReplies(CE(), 'chosen')
+    OnReplies(CE(), reply='chosen')
     """
+
+    says = ("term", "reply")
 
     def __init__(self, term: Term | None = None, reply: Reply = "chosen") -> None:
         super().__init__()
@@ -69,7 +71,3 @@ class OnReplies(Term):
         values: Tensor = self.term(views)
         asked = views.batch.meta[REPLY] == REPLIES.index(self.reply)
         return torch.where(asked, values, torch.zeros_like(values))
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"{self.term!r}, {self.reply!r}"

@@ -44,6 +44,7 @@ class OPSD(Term):
 
     needs = frozenset({"teacher"})
     rests = False
+    says = ("beta", "clip", "per", "top_k", "T")
 
     def __init__(
         self,
@@ -76,11 +77,6 @@ class OPSD(Term):
         # A class that the teacher rules out is cut off too: its summand is large and not infinite, whose gradient would be NaN.
         parts = summands(log_p.clamp(min=torch.finfo(log_p.dtype).min), log_q, self.beta)
         return parts.clamp(max=self.clip).sum(-1) if self.per == "entry" else parts.sum(-1).clamp(max=self.clip)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        clip = None if self.clip is None else f"{self.clip:g}"
-        return f"beta={self.beta:g}, clip={clip}, per={self.per!r}, top_k={self.top_k}, T={self.T:g}"
 
 
 def summands(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:

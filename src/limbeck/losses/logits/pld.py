@@ -42,6 +42,7 @@ class PLD(Term):
     """
 
     needs = frozenset({"teacher", "targets"})
+    says = ("T", "weights")
 
     def __init__(self, T: float = 1.0, weights: Weights = "teacher") -> None:
         super().__init__()
@@ -57,7 +58,3 @@ class PLD(Term):
         ranked = full_precision(student).gather(-1, places)
         alpha = log_p.gather(-1, places).exp() if self.weights == "teacher" else torch.full_like(ranked, 1 / ranked.shape[-1])
         return token_mean((alpha * place_losses(ranked)).sum(-1), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"T={self.T:g}, weights={self.weights!r}"

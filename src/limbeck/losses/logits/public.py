@@ -30,8 +30,10 @@ class Public(Term):
     Reference: Li et al., 2022, arXiv:2212.08349. Differs from the paper: reconstructed; the paper may treat labels otherwise.
 
     >>> Public()
-    Public(term=CE(), below=0.5)
+    Public(CE(), below=0.5)
     """
+
+    says = ("term", "below")
 
     def __init__(self, term: Term | None = None, below: float = 0.5) -> None:
         super().__init__()
@@ -51,7 +53,3 @@ class Public(Term):
         kept = public if mask is None else public & mask
         value: Tensor = self.term(replace(views, batch=replace(views.batch, mask=kept)))
         return value
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"term={self.term!r}, below={self.below:g}"

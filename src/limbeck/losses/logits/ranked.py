@@ -38,6 +38,7 @@ class Ranked(Term):
 
     needs = frozenset({"teacher"})
     rests = False
+    says = ("k",)
 
     def __init__(self, k: int = 10) -> None:
         super().__init__()
@@ -50,7 +51,3 @@ class Ranked(Term):
         order = teacher.gather(-1, proposed).argsort(dim=-1, descending=True, stable=True)
         scores = student.gather(-1, proposed.gather(-1, order))
         return token_mean(place_losses(scores).sum(-1), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"k={self.k}"

@@ -35,6 +35,7 @@ class ReverseKL(Term):
 
     needs = frozenset({"teacher"})
     lumps = True
+    says = ("T",)
 
     def __init__(self, T: float = 1.0) -> None:
         super().__init__()
@@ -43,7 +44,3 @@ class ReverseKL(Term):
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
         return softened_between(views, "ReverseKL", reverse_kl, self.T)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"T={self.T:g}"

@@ -36,6 +36,7 @@ class SampledKL(Term):
     """
 
     needs = frozenset({"teacher", "targets"})
+    says = ("T",)
 
     def __init__(self, T: float = 1.0) -> None:
         super().__init__()
@@ -47,7 +48,3 @@ class SampledKL(Term):
         log_p, log_q = (own(log_softmax(logits, self.T), drawn) for logits in (teacher, student))
         advantage = (log_p - log_q).detach()
         return token_mean(-advantage * log_q, views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"T={self.T:g}"

@@ -36,6 +36,7 @@ class SkewReverseKL(Term):
 
     needs = frozenset({"teacher"})
     lumps = True
+    says = ("alpha", "T")
 
     def __init__(self, alpha: float = 0.1, T: float = 1.0) -> None:
         super().__init__()
@@ -45,7 +46,3 @@ class SkewReverseKL(Term):
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
         return softened_between(views, "SkewReverseKL", lambda p, q: skew_kl(q, p, self.alpha), self.T)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"alpha={self.alpha:g}, T={self.T:g}"

@@ -38,8 +38,10 @@ class Standardised(Term):
     otherwise, since the published numbers come from the code.
 
     >>> Standardised(KD(T=2))
-    Standardised(term=KD(T=2), unbiased=True)
+    Standardised(KD(T=2), unbiased=True)
     """
+
+    says = ("term", "unbiased")
 
     def __init__(self, term: Term | None = None, unbiased: bool = True) -> None:
         super().__init__()
@@ -78,7 +80,3 @@ class Standardised(Term):
         variance = centred.square().sum(-1, keepdim=True) / (classes - self.unbiased)
         varies = variance > 0  # no root of 0, and no division by epsilon alone, whose gradient would have no bound
         return centred / torch.where(varies, torch.where(varies, variance, 1).sqrt() + EPSILON, 1)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"term={self.term!r}, unbiased={self.unbiased}"

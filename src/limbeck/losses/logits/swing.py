@@ -42,6 +42,7 @@ class Swing(Term):
 
     needs = frozenset({"teacher"})
     compiles = False  # the range of the scores is checked in every batch
+    says = ("low", "high")
 
     def __init__(self, low: float = 1.0, high: float = 10.0) -> None:
         super().__init__()
@@ -55,10 +56,6 @@ class Swing(Term):
         scores = privacy_of(views, "Swing").to(full_precision(student).dtype)
         T = (self.low + (self.high - self.low) * scores).unsqueeze(-1)
         return token_mean(forward_kl(log_softmax(teacher, T), log_softmax(student, T)), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"low={self.low:g}, high={self.high:g}"
 
 
 def privacy_of(views: Views, who: str) -> Tensor:

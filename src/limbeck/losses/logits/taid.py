@@ -51,6 +51,7 @@ class TAID(Term):
     t: Tensor
     loss: Tensor
     m: Tensor
+    says = ("start", "end", "alpha", "beta")
 
     def __init__(self, start: float = 0.4, end: float = 1.0, *, alpha: float = 5e-4, beta: float = 0.99) -> None:
         super().__init__()
@@ -92,7 +93,3 @@ class TAID(Term):
         self.m.mul_(self.beta).add_((1 - self.beta) * change)
         grown = float(self.t) + self.alpha * float(self.m.sigmoid()) * (1 - float(self.t))
         self.t.fill_(min(self.end, max(floor, grown)))
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"start={self.start:g}, end={self.end:g}, alpha={self.alpha:g}, beta={self.beta:g}"

@@ -43,6 +43,7 @@ class TGeoKD(Term):
     needs = frozenset({"teacher", "targets"})
     builds = True
     means: Tensor
+    says = ("T",)
 
     def __init__(self, T: float = 4.0) -> None:
         super().__init__()
@@ -92,7 +93,3 @@ class TGeoKD(Term):
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
         return self.mixed(views, self.ratio(self.features(views)))
-
-    def extra_repr(self) -> str:
-        """The arguments, as typed."""
-        return f"T={self.T:g}"

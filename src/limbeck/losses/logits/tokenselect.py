@@ -38,8 +38,10 @@ class TokenSelect(Term):
     90 % where the text says 10 %, and takes one opener for a whole batch; this follows the text.
 
     >>> TokenSelect(by="uncertain")
-    TokenSelect(term=KD(T=1), by='uncertain', share=0.1)
+    TokenSelect(KD(T=1), by='uncertain', share=0.1)
     """
+
+    says = ("term", "by", "share")
 
     def __init__(self, term: Term | None = None, by: By = "opener", share: float = 0.1) -> None:
         super().__init__()
@@ -61,10 +63,6 @@ class TokenSelect(Term):
         choose = opener if self.by == "opener" else most
         value: Tensor = self.term(replace(views, batch=replace(views.batch, mask=choose(unsure, counted, self.share))))
         return value
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"term={self.term!r}, by={self.by!r}, share={self.share:g}"
 
 
 def opener(values: Tensor, mask: Tensor, share: float) -> Tensor:

@@ -43,6 +43,7 @@ class TopKTail(Term):
     """
 
     needs = frozenset({"teacher", "teacher_topk"})
+    says = ("term",)
 
     def __init__(self, term: Term | None = None, k: int | None = None) -> None:
         super().__init__()
@@ -63,7 +64,3 @@ class TopKTail(Term):
         both = replace(views, student=Outputs(self.T * log_q), teacher=Outputs(self.T * log_p))
         value: Tensor = self.term(both)
         return value
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return repr(self.term) if self.k is None else f"{self.term!r}, k={self.k}"

@@ -36,6 +36,7 @@ class TotalVariation(Term):
 
     needs = frozenset({"teacher"})
     lumps = True
+    says = ("T",)
 
     def __init__(self, T: float = 1.0) -> None:
         super().__init__()
@@ -44,7 +45,3 @@ class TotalVariation(Term):
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
         return softened_between(views, "TotalVariation", total_variation, self.T)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"T={self.T:g}"

@@ -48,6 +48,7 @@ class TRRD(Term):
 
     needs = frozenset({"teacher", "targets", "log_drawn", "advantage"})
     drawn = 1.0
+    says = ("alpha", "clip", "beta")
 
     def __init__(self, alpha: float = 0.5, *, clip: float = 0.2, beta: float = 0.0) -> None:
         super().__init__()
@@ -68,7 +69,3 @@ class TRRD(Term):
         if self.beta:
             values = values + self.beta * k3(of_student, drawn_column(views, REFERENCE, "TRRD"))
         return token_mean(values, views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"alpha={self.alpha:g}, clip={self.clip:g}, beta={self.beta:g}"

@@ -38,6 +38,7 @@ class VirtualTeacher(Term):
     """
 
     needs = frozenset({"targets"})
+    says = ("correct", "T")
 
     def __init__(self, correct: float = 0.99, T: float = 20.0) -> None:
         super().__init__()
@@ -50,7 +51,3 @@ class VirtualTeacher(Term):
         height = math.log(self.correct * (logits.shape[-1] - 1) / (1 - self.correct))  # the label's logit, the others at 0
         teacher = height * F.one_hot(targets, logits.shape[-1]).to(logits.dtype)
         return token_mean(kd_divergence(logits, teacher, self.T), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"correct={self.correct:g}, T={self.T:g}"

@@ -37,6 +37,7 @@ class WSLD(Term):
     """
 
     needs = frozenset({"teacher", "targets"})
+    says = ("T",)
 
     def __init__(self, T: float = 2.0) -> None:
         super().__init__()
@@ -47,7 +48,3 @@ class WSLD(Term):
         (student, teacher), targets = both_logits(views, "WSLD"), fitting_labels(views, "WSLD")
         ratio = cross_entropy(student.detach(), targets) / (cross_entropy(teacher.detach(), targets) + EPSILON)
         return token_mean(-(-ratio).expm1() * kd_divergence(student, teacher, self.T), views.batch.mask)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"T={self.T:g}"

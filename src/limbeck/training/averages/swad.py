@@ -6,6 +6,7 @@ from typing import Any, final
 from limbeck.core.batch import Batch
 from limbeck.core.checks import positive, whole
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import shown
 from limbeck.training.averages.average import Average, Weights, looked_at, moved, validation_loss, weights_of
 from limbeck.training.training import Record, Training
 
@@ -149,5 +150,4 @@ class SWAD(Average):
             setattr(self.valley, name, value)
 
     def __repr__(self) -> str:
-        valley = self.valley
-        return f"SWAD(every={self.every}, patience={valley.patience}, tolerance={valley.tolerance}, ratio={valley.ratio:g})"
+        return shown(self, "every", "patience", "tolerance", "ratio", **vars(self.valley), validation=None)

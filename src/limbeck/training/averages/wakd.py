@@ -6,6 +6,7 @@ from typing import Any, final
 from limbeck.core.batch import Batch
 from limbeck.core.checks import whole
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import shown
 from limbeck.training.averages.average import Average, Weights, looked_at, moved, put, twin, validation_loss, weights_of
 from limbeck.training.training import Record, Training
 
@@ -89,4 +90,4 @@ class WAKD(Average):
         self.mean, self.count, self.least, self.best = (state[name] for name in ("mean", "count", "least", "best"))
 
     def __repr__(self) -> str:
-        return f"WAKD(start={self.start}{'' if self.every is None else f', every={self.every}'})"
+        return shown(self, "start", validation=None)

@@ -3,6 +3,7 @@
 from typing import Any, final
 
 from limbeck.core.checks import fraction
+from limbeck.core.shown import shown
 from limbeck.training.averages.average import Average, Weights, moved, weights_of
 from limbeck.training.training import Record, Training
 
@@ -45,4 +46,4 @@ class WeightEMA(Average):
         self.mean = state["mean"]
 
     def __repr__(self) -> str:
-        return f"WeightEMA(decay={self.decay:g})"
+        return shown(self, "decay")

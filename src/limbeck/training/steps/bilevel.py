@@ -12,6 +12,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
+from limbeck.core.shown import shown
 from limbeck.data.loader import Loader
 from limbeck.influence.gradients import inner_products, mean_gradient
 from limbeck.influence.restoring import random_state, statistics_untouched
@@ -137,4 +138,4 @@ class Bilevel:
         self.optimizer.load_state_dict(state["controller_optimizer"])
 
     def __repr__(self) -> str:
-        return f"Bilevel(every={self.every}, lr={self.lr:g}, weight_decay={self.weight_decay:g})"
+        return shown(self, "every", "lr", "weight_decay")

@@ -10,6 +10,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.checks import fraction, not_negative, positive, whole
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Outputs
+from limbeck.core.shown import shown
 from limbeck.data.loader import Loader
 from limbeck.functional.divergences import forward_kl, log_softmax, token_mean
 from limbeck.influence.restoring import modes_restored
@@ -126,7 +127,7 @@ class HARD:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def __repr__(self) -> str:
-        return f"HARD(mix={self.mix:g})"
+        return shown(self, "mix")
 
 
 def draw(batch: Batch) -> Tensor:

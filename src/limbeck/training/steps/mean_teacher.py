@@ -7,6 +7,7 @@ import torch
 from limbeck.core.batch import Batch
 from limbeck.core.checks import fraction
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import shown
 from limbeck.data.loader import Loader
 from limbeck.teachers.single import Single
 from limbeck.training.training import Record, Training
@@ -77,7 +78,7 @@ class MeanTeacher:
         """Nothing to take back."""
 
     def __repr__(self) -> str:
-        return f"MeanTeacher(decay={self.decay:g})"
+        return shown(self, "decay")
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
+from limbeck.core.shown import shown
 from limbeck.data.loader import Loader
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Solver
@@ -114,4 +115,4 @@ class Offline:
         self.scores = state["scores"]
 
     def __repr__(self) -> str:
-        return f"Offline({self.solver!r}, normalise={self.normalise!r})"
+        return shown(self, "solver", "normalise")

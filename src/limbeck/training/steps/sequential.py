@@ -6,6 +6,7 @@ from typing import final
 import torch
 
 from limbeck.core.batch import Batch
+from limbeck.core.shown import shown
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.training.steps.with_teacher import TeacherSide
 from limbeck.training.teacher_update import TeacherRule
@@ -52,4 +53,4 @@ class Sequential(TeacherSide):
         return replace(record, figures=record.figures | figures)
 
     def __repr__(self) -> str:
-        return f"Sequential({self.rule.said()})"
+        return shown(self, "rate", **vars(self.rule))

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import final
 
 from limbeck.core.batch import Batch
+from limbeck.core.shown import shown
 from limbeck.training.steps.with_teacher import TeacherSide, ones
 from limbeck.training.teacher_update import TeacherRule
 from limbeck.training.training import Record, Training
@@ -54,4 +55,4 @@ class Simultaneous(TeacherSide):
         return replace(record, figures=record.figures | figures)
 
     def __repr__(self) -> str:
-        return f"Simultaneous({self.rule.said()}{'' if self.weighted else ', weighted=False'})"
+        return shown(self, "rate", **vars(self.rule))

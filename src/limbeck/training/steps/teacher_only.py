@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import final
 
 from limbeck.core.batch import Batch
+from limbeck.core.shown import shown
 from limbeck.training.steps.with_teacher import TeacherSide, ones
 from limbeck.training.teacher_update import TeacherRule
 from limbeck.training.training import Record, Training
@@ -46,4 +47,4 @@ class TeacherOnly(TeacherSide):
         return replace(record, figures=record.figures | figures)
 
     def __repr__(self) -> str:
-        return f"TeacherOnly({self.rule.said()})"
+        return shown(self, "rate", **vars(self.rule))
