@@ -4,9 +4,9 @@ Labels drawn from the model (from the net in use, where a term changes that) mak
 Fisher matrix, which for cross-entropy equals the Gauss-Newton matrix; the labels as given would make it the empirical Fisher.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, cast, final, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from limbeck.influence.restoring import statistics_untouched
 from limbeck.influence.task import answer_of
 from limbeck.influence.vectors import Vector, trainable
 
-ROWS = 64
+ROWS = 32
 """Samples that go through the model together: what is captured of them is the memory that curvature takes."""
 
 Fisher = Literal["true", "empirical"]
@@ -135,18 +135,44 @@ def _unfold(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     return patches.reshape(len(x), layer.groups, -1, patches.shape[-1]).transpose(2, 3)
 
 
+@final
+class Pairs(Mapping[str, list[tuple[Tensor, Tensor]]]):
+    """For each block, a list over its calls of (inputs [B, G, T, I], gradients [B, G, T, O]).
+
+    A layer's inputs are unfolded whenever they are looked at: those of all layers at once take many times what went in.
+
+    Args:
+        blocks: By module name.
+        calls: What went into each, and the gradient of what came out; of a normalisation the pairs themselves, which are small.
+        count: Samples.
+    """
+
+    def __init__(self, blocks: Mapping[str, Covered], calls: Mapping[str, list[tuple[Tensor, Tensor]]], count: int) -> None:
+        self.blocks, self.calls, self.count = blocks, calls, count
+
+    def __getitem__(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        block, calls = self.blocks[name], self.calls[name]
+        return [block.pair(*call, self.count) for call in calls] if isinstance(block, Block) else calls
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.calls)
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+
 @dataclass(frozen=True)
 class Captured:
     """One batch's layer inputs and per-sample output gradients, and the squared gradient of what no block covers.
 
     Args:
-        pairs: For each block, a list over its calls of (inputs [B, G, T, I], gradients [B, G, T, O]).
+        pairs: Inputs and output gradients, by block.
         others: For each parameter that no block covers, an estimate of its mean squared per-sample gradient, a scalar.
         count: Number of samples.
         mask: [B, L] bool, which tokens count, or None.
     """
 
-    pairs: dict[str, list[tuple[Tensor, Tensor]]]
+    pairs: Pairs
     others: dict[str, Tensor]
     count: int
     mask: Tensor | None = None
@@ -191,10 +217,11 @@ def capture(problem: Problem, fisher: Fisher = "true") -> Iterator[tuple[dict[st
     """
     candidates = blocks(problem.model)
     for batch in problem.batches:
-        for piece in batch.split(-(-len(batch) // ROWS)):  # the unfolded inputs of all layers are held at once
+        for piece in batch.split(-(-len(batch) // ROWS)):
             with statistics_untouched(problem.model), torch.enable_grad():
                 found = _capture(problem, candidates, piece, fisher)
             yield candidates, found  # outside: what its reader raises must not leave the switches as they are inside
+            del found  # before the next piece is captured
 
 
 def _capture(problem: Problem, candidates: dict[str, Covered], batch: Batch, fisher: Fisher) -> Captured:
@@ -225,12 +252,14 @@ def _capture(problem: Problem, candidates: dict[str, Covered], batch: Batch, fis
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for (name, activation, _), gradient in zip(calls, grads, strict=False):
         if gradient is not None:
-            pairs.setdefault(name, []).append(candidates[name].pair(activation, gradient, len(batch)))
+            block = candidates[name]
+            pair = block.pair(activation, gradient, len(batch)) if isinstance(block, Gains) else (activation, gradient)
+            pairs.setdefault(name, []).append(pair)
     squares = {
         name: torch.zeros(()) if gradient is None else gradient.square().mean() / len(batch)
         for name, gradient in zip(others, grads[len(calls) :], strict=True)
     }
-    return Captured(pairs, squares, len(batch), batch.mask)
+    return Captured(Pairs(candidates, pairs, len(batch)), squares, len(batch), batch.mask)
 
 
 def check_fisher(fisher: str, who: str) -> Fisher:

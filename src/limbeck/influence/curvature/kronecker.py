@@ -227,6 +227,7 @@ def factors(captured: Iterable[tuple[dict[str, Covered], Captured]], draw: torch
                 inputs[name] = inputs.get(name, torch.zeros(())) + torch.einsum("bgti,bgtj->gij", a, a)
                 outputs[name] = outputs.get(name, torch.zeros(())) + torch.einsum("bgto,bgtp->gop", d, d)
                 positions[name] = positions.get(name, 0) + a.shape[0] * a.shape[2]
+        del part  # nothing of a piece is there when the next one is captured
     return Factors(
         {name: part / max(positions[name], 1) for name, part in inputs.items()},
         {name: part / count for name, part in outputs.items()},
@@ -252,6 +253,7 @@ def corrected(found: Kronecker, captured: Iterable[tuple[dict[str, Covered], Cap
         for name, calls in part.pairs.items():
             if name in found.layers:
                 moments[name] = moments[name] + found.layers[name].moments(calls)
+        del part
     layers = {name: replace(basis, values=moments[name] / count) for name, basis in found.layers.items()}
     return replace(found, layers=layers)
 
