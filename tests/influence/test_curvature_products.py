@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call
 from torch.testing import assert_close
@@ -15,6 +15,7 @@ from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.products import Curvature, curvature_product, dense
 from limbeck.influence.curvature.solver import Problem
+from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import flatten, trainable, unflatten
 from support.makers import generator, normal
 from support.nets import BY_NAME, CASES, TASK, Case
@@ -103,6 +104,18 @@ def test_products_are_columns_of_one_matrix(name: str, kind: Curvature) -> None:
 def test_cutting_the_samples_changes_nothing(kind: Curvature) -> None:
     case = BY_NAME["mlp"]
     assert_close(dense(problem(case, 3), kind), dense(problem(case, 1), kind))
+
+
+def test_padding_does_not_move_though_a_tied_head_moves_its_row() -> None:
+    """What goes forwards and what comes back must belong to one matrix."""
+    embedding = nn.Embedding(7, 5, padding_idx=3)
+    head = nn.Linear(5, 7, bias=False)
+    head.weight = embedding.weight
+    nn.init.normal_(embedding.weight)
+    net = Tapped(nn.Sequential(embedding, nn.Tanh(), head)).double()
+    batch = Batch(torch.arange(12).view(3, 4) % 7, torch.arange(12).view(3, 4) % 5, torch.arange(3))
+    matrix = dense(Problem(net, Supervised(), [batch], torch.Generator()), "gauss_newton")
+    assert_close(matrix, matrix.T, rtol=1e-10, atol=1e-12)
 
 
 def test_a_model_linear_in_its_parameters_has_gauss_newton_as_hessian() -> None:

@@ -81,10 +81,12 @@ def test_influence_is_exact_by_the_way_that_is_chosen(folder: Path, name: str, l
             part += 0.05 * torch.randn_like(part)  # adapters begin at 0
     q = {key: torch.randn_like(part) for key, part in trainable(model).items()}
     loss, seen = Supervised().training_loss, batch(name)
-    way = choose(model, loss, seen, q, torch.get_rng_state(), coupled=False).way
-    assert way in (("captured",) if lora or name == "bert" else ("carried",))  # RMS norms and transposed layers are carried
+    choice = choose(model, loss, seen, q, torch.get_rng_state(), coupled=False)
+    assert choice.way in (
+        ("captured",) if lora or name == "bert" else ("carried",)
+    )  # RMS norms and transposed layers are carried
     exact = per_sample_gradients_slow(model, loss, seen) @ flatten(q)
-    torch.testing.assert_close(scoring_pass(way, model, loss, coupled=False)(seen, q), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scoring_pass(choice, model, loss, coupled=False)(seen, q), exact, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_on_the_right_changes_no_counted_answer(folder: Path) -> None:

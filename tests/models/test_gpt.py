@@ -56,8 +56,9 @@ def test_influence_is_captured_exactly_embedding_and_tied_head_included(tied: bo
     batch = Batch(make_tokens(3), make_tokens(3, seed=1), torch.arange(3), mask)
     q = {name: torch.randn_like(part) for name, part in trainable(net).items()}
     loss = Supervised().training_loss
-    assert choose(net, loss, batch, q, torch.get_rng_state(), coupled=False).way == "captured"
-    found = scoring_pass("captured", net, loss, coupled=False)(batch, q)
+    choice = choose(net, loss, batch, q, torch.get_rng_state(), coupled=False)
+    assert choice.way == "captured"
+    found = scoring_pass(choice, net, loss, coupled=False)(batch, q)
     torch.testing.assert_close(found, per_sample_gradients_slow(net, loss, batch) @ flatten(q), rtol=1e-9, atol=1e-9)
 
 

@@ -13,6 +13,7 @@ from limbeck.core.objective import Objective
 from limbeck.core.outputs import Outputs, Views
 from limbeck.influence.vectors import flatten
 from limbeck.losses.labels.ce import CE
+from limbeck.losses.logits.dist import DIST
 from limbeck.losses.logits.kd import KD
 from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.steps.with_teacher import TeacherSide
@@ -110,6 +111,11 @@ def furthest(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("kind", ["mlp", "layernorm", "batchnorm"])
 def test_feedback_is_double_backward_through_the_step(kind: str, objective: Objective) -> None:
     one, weights = made(kind, objective), some_weights(12)
+    assert furthest(products_way(one, weights), Twin(one, weights).double_backward()) < 1e-8
+
+
+def test_feedback_through_a_loss_that_couples_the_samples() -> None:
+    one, weights = made(objective=DIST(T=2.0) * 0.7 + CE() * 0.3), some_weights(12)
     assert furthest(products_way(one, weights), Twin(one, weights).double_backward()) < 1e-8
 
 

@@ -7,12 +7,15 @@ import torch
 from training_makers import ROWS, Parts, copied, distance, parts, same, train, weighting
 
 from limbeck.core.errors import UsageError
+from limbeck.core.outputs import Views
+from limbeck.core.term import Moment, Term
 from limbeck.data.loader import Loader
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.identity import Identity
 from limbeck.influence.curvature.solver import Solver
 from limbeck.influence.scores import score
 from limbeck.influence.task import Distillation
+from limbeck.losses.labels.ce import CE
 from limbeck.training.fit import fit
 from limbeck.training.steps.offline import Offline
 from limbeck.weighting.squash import mean_one, normalise, squash
@@ -52,6 +55,27 @@ def test_offline_is_the_two_phases_by_hand(kind: str, first: int) -> None:
 def test_the_first_training_is_as_long_as_the_second_by_default() -> None:
     ended, _ = by_hand(parts, Identity(), 3, 3)
     assert distance(train(parts(), Offline(Identity()), epochs=3).student, ended) < 1e-6
+
+
+def test_the_first_training_tells_its_terms_and_its_schedule_the_time() -> None:
+    class Told(Term):
+        def at(self, moment: Moment) -> None:
+            told.append((moment.step, moment.steps))
+
+        def forward(self, views: Views) -> torch.Tensor:
+            return views.student.logits.square().sum(1)
+
+    told: list[tuple[int, int]] = []
+    asked: list[tuple[int, int]] = []
+
+    def rate(number: int, steps: int) -> float:
+        asked.append((number, steps))
+        return 1.0
+
+    train(parts(objective=Told() * 0.1 + CE()), Offline(Identity(), epochs=1), epochs=2, rate=rate)
+    expected = [(step, 4) for step in range(4)] + [(step, 8) for step in range(8)]
+    assert told == expected
+    assert list(dict.fromkeys(asked)) == expected
 
 
 def test_without_gain_it_is_the_plain_training_bit_for_bit() -> None:

@@ -12,8 +12,11 @@ from limbeck.core.outputs import Views
 from limbeck.data.loader import Loader
 from limbeck.data.source import InMemory
 from limbeck.distiller import Distiller
+from limbeck.engine.local import LocalEngine
 from limbeck.functional.divergences import cross_entropy, kd_divergence
 from limbeck.influence.curvature.identity import Identity
+from limbeck.influence.gradients import at
+from limbeck.influence.vectors import flatten, trainable
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.models.gpt import GPT
@@ -23,6 +26,7 @@ from limbeck.teachers.single import Single
 from limbeck.training.fit import fit
 from limbeck.training.shares import gradient_shares
 from limbeck.training.steps.student import Student
+from limbeck.training.teacher_update import TeacherRule, teacher_backward
 from limbeck.training.training import Record, Training
 from limbeck.training.weighted import weighted_backward
 from limbeck.weighting.influence import InfluenceWeighting
@@ -124,6 +128,30 @@ def test_every_way_of_an_influence_step_counts_tokens_alike(per: str, way: str) 
         for own, cut in ((way, 1), ("separate", 3))
     ]
     torch.testing.assert_close(steps[0], steps[1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("per", ["sample", "token"])
+def test_the_teachers_feedback_counts_tokens_as_the_students_step_does(per: str) -> None:
+    """Against double backward through that step."""
+    batch, weights, found = next(iter(loader())), torch.arange(1.0, ROWS + 1, dtype=torch.float64), []
+    for factor in (1.0, 0.0):
+        teacher = Single(net(8, 2), trained=True)
+        made = Distiller(net(8, 1), teacher, KD(T=2.0) * 0.4 + CE() * 0.6, per=per)
+        optimizer = torch.optim.SGD(made.trained(), lr=0.3)
+        training = Training(made, made.student, optimizer, LocalEngine(), lambda *_: 1.0, 1, queries=batch)
+        record, pieces = weighted_backward(training, batch, weights)
+        teacher_backward(training, teacher, TeacherRule(feedback=factor), pieces, record.weights, weighted=False)
+        found.append(flatten({name: part.grad for name, part in trainable(teacher).items() if part.grad is not None}))
+    own, theirs = made.student(batch).logits, teacher.tapped(batch).logits
+    values = 0.4 * kd_divergence(own, theirs, 2.0) + 0.6 * cross_entropy(own, batch.targets)
+    values = values * batch.mask * weights.unsqueeze(1)
+    loss = values.sum() / LENGTHS.sum() if per == "token" else (values.sum(1) / LENGTHS).mean()
+    student = trainable(made.student)
+    slopes = torch.autograd.grad(loss, list(student.values()), create_graph=True)
+    ahead = {name: part - 0.3 * slope for (name, part), slope in zip(student.items(), slopes, strict=True)}
+    query_loss = made.task().query_loss(at(made.student, ahead), batch).mean()
+    wanted = torch.cat([part.flatten() for part in torch.autograd.grad(query_loss, list(teacher.parameters()))])
+    torch.testing.assert_close(found[0] - found[1], wanted, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("per", ["sample", "token"])

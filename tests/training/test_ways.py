@@ -1,7 +1,10 @@
 """A weighted step is the same by every way that it may get its inner products, and no way is taken that is not exact."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 from training_makers import Ran, parts, prepared, train, weighting
@@ -9,10 +12,14 @@ from training_makers import Ran, parts, prepared, train, weighting
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
+from limbeck.engine.local import LocalEngine
 from limbeck.influence import captured
 from limbeck.influence.captured import Capture, obstacles
+from limbeck.influence.curvature.identity import Identity
+from limbeck.influence.curvature.last_layers import LastLayers
 from limbeck.influence.gradients import inner_products, per_sample_gradients_slow, products_at_outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
+from limbeck.influence.scores import score
 from limbeck.influence.tangents import Tangents
 from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
@@ -23,6 +30,7 @@ from limbeck.models.spec import Architecture, DataSpec
 from limbeck.models.transformer import Transformer
 from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.steps.student import Student
+from limbeck.training.weighted import weighted_backward
 from support.makers import FromTheMean, generator
 from support.nets import BY_NAME, CASES, TASK, Case
 
@@ -122,6 +130,166 @@ def test_as_many_samples_as_places_are_told_apart(net: Architecture) -> None:
     assert found.way == "captured"
 
 
+class Language(nn.Module):
+    """Words and places `[L]`, a layer over what stands left, a head: its own, the words' embedding, or that used functionally."""
+
+    def __init__(self, head: str = "own", padding: int | None = None, places: int = 6) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(7, 4, padding_idx=padding), nn.Embedding(places, 4)
+        self.norm, self.mix, self.head = nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False)
+        self.functional = head == "functional"
+        if head == "tied":
+            self.head.weight = self.words.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.words(inputs) + self.places(torch.arange(inputs.shape[1]))
+        x = torch.tanh(self.mix(self.norm(x).cumsum(1)))
+        logits: Tensor = F.linear(x, self.words.weight) if self.functional else self.head(x)
+        return logits
+
+
+class Mixer(nn.Module):
+    """Samples meet in the model's own code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inner = self.first(inputs)
+        logits: Tensor = self.head(torch.tanh(inner - inner.mean(0)))
+        return logits
+
+
+class Unmoved(nn.Module):
+    """A gate that is computed without a gradient: a forward derivative moves it all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            gate = torch.sigmoid(self.first(inputs))
+        logits: Tensor = self.head(torch.tanh(self.first(inputs)) * gate)
+        return logits
+
+
+class Spare(nn.Module):
+    """A last layer that the answer does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head, self.spare = nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.tanh(self.first(inputs)))
+        return logits
+
+
+def some(rows: int, length: int = 0, first: int = 0) -> Batch:
+    """Samples of five numbers, or of so many tokens."""
+    draw, index = generator(first), torch.arange(first, first + rows)
+    if length:
+        ids = torch.randint(7, (rows, length + 1), generator=draw)
+        return Batch(ids[:, :-1], ids[:, 1:], index)
+    return Batch(torch.randn(rows, 5, generator=draw, dtype=torch.float64), index % 3, index)
+
+
+def assert_steps_are_exact(
+    make: Callable[[], nn.Module], batches: list[Batch], way: str, wanted: str = "auto", layers: int = 0, cut: int = 1
+) -> None:
+    """Scores and gradients of steps on these batches are those of explicit gradients; and the way in the end."""
+    made = parts(objective=CE() * 1.0, double=True)
+    torch.manual_seed(0)
+    made.distiller.student = Tapped(make()).double()
+    made.distiller.weighting = weighting(solver=LastLayers(Identity(), layers) if layers else Identity(), way=wanted)
+    made.queries = batches[0]
+    training, _ = prepared(made, Student(), accumulate=cut)
+    student = made.distiller.student
+    for batch in batches:
+        rows = per_sample_gradients_slow(student, Supervised().training_loss, batch)
+        student.zero_grad(set_to_none=True)
+        record, _ = weighted_backward(training, batch)
+        q = made.distiller.weighting.direction(0)
+        assert q is not None
+        along = flatten({name: q.get(name, torch.zeros_like(part)) for name, part in trainable(student).items()})
+        assert_close(record.scores, -rows @ along, rtol=1e-9, atol=1e-12)
+        slopes = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trainable(student).items()}
+        assert_close(flatten(slopes), record.weights @ rows / len(batch), rtol=1e-9, atol=1e-12)
+    assert training.way is not None
+    assert training.way.way == way, training.way.why
+
+
+def test_positions_are_shared_also_in_a_later_batch_of_as_many_samples_as_places() -> None:
+    assert_steps_are_exact(Language, [some(8, 6), some(6, 6, 8), some(1, 6, 14)], "captured")
+
+
+def test_a_scoring_pass_in_pieces_of_as_many_samples_as_places() -> None:
+    torch.manual_seed(0)
+    model, batch = Tapped(Language(places=captured.FIRST)).double(), some(captured.FIRST + 3, captured.FIRST)
+    rows = per_sample_gradients_slow(model, Supervised().training_loss, batch)
+    found = score(model, Supervised(), [batch], [batch], Identity())
+    assert found.way == "captured"
+    assert_close(found.phi, -rows @ rows.mean(0), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["captured", "carried", "separate", "reverse"])
+def test_padding_has_no_gradient_where_it_is_looked_up_though_a_tied_head_moves_its_row(way: str) -> None:
+    assert_steps_are_exact(lambda: Language("tied", padding=3), [some(8, 6)], way, way)
+
+
+def test_a_direction_that_leaves_layers_out_does_not_hide_what_is_wrong_with_their_gradients() -> None:
+    assert_steps_are_exact(lambda: Language("functional"), [some(8, 6)], "carried", layers=2)
+    assert_steps_are_exact(Mixer, [some(8)], "carried", layers=1)
+
+
+def test_a_first_batch_of_one_sample_decides_nothing() -> None:
+    assert_steps_are_exact(Mixer, [some(1), some(8, first=1)], "carried")
+    torch.manual_seed(0)
+    model, batches = Tapped(Mixer()).double(), [some(1), some(8, first=1)]
+    found = score(model, Supervised(), batches, [batches[1]], Identity())
+    assert found.way == "carried"
+
+
+@pytest.mark.parametrize(("wanted", "cut"), [("auto", 1), ("separate", 1), ("auto", 2)])
+def test_what_moves_forwards_but_has_no_gradient_is_noticed(wanted: str, cut: int) -> None:
+    assert_steps_are_exact(Unmoved, [some(8)], "reverse", wanted, cut=cut)
+
+
+def test_a_finished_model_with_a_part_that_has_no_gradient_is_scored_by_its_gradient() -> None:
+    torch.manual_seed(0)
+    model, batch = Tapped(Unmoved()).double(), some(8)
+    rows = per_sample_gradients_slow(model, Supervised().training_loss, batch)
+    found = score(model, Supervised(), [batch], [batch], Identity())
+    assert_close(found.phi, -rows @ rows.mean(0), rtol=1e-9, atol=1e-12)
+
+
+def test_a_direction_that_moves_nothing_gives_products_of_zero() -> None:
+    assert_steps_are_exact(Spare, [some(8)], "captured", layers=1)
+
+
+@pytest.mark.parametrize("way", ["captured", "carried"])
+def test_in_bfloat16_the_cheap_ways_are_taken_and_come_as_near_as_a_plain_step(way: str) -> None:
+    def run(precision: str, way: str) -> tuple[Tensor, Tensor, str]:
+        made = parts(objective=CE() * 1.0, weights=weighting(way=way))
+        torch.manual_seed(0)
+        made.distiller.student = Tapped(Language(places=40))
+        ids = some(16, 40)
+        made.queries = ids
+        training, _ = prepared(made, Student())
+        training.engine = LocalEngine(precision=precision)
+        record, _ = weighted_backward(training, ids)
+        assert training.way is not None
+        assert record.scores is not None
+        return record.scores, flatten({n: p.grad for n, p in trainable(made.distiller.student).items()}), training.way.way
+
+    exact, plain, rough = run("fp32", "separate"), run("bf16", "separate"), run("bf16", way)
+    assert rough[2] == way
+    for wanted, usual, found in zip(exact[:2], plain[:2], rough[:2], strict=True):
+        assert (found - wanted).norm() < 2 * (usual - wanted).norm() + 1e-3 * wanted.norm()
+
+
 WAYS = {
     "mlp": "captured",
     "group norm": "captured",
@@ -153,16 +321,6 @@ def test_the_cheapest_exact_way_is_chosen_and_the_others_say_why_not(name: str) 
 
 
 def test_a_net_that_mixes_samples_on_its_own_is_not_captured() -> None:
-    class Mixer(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            inner = self.first(inputs)
-            logits: Tensor = self.head(torch.tanh(inner - inner.mean(0)))
-            return logits
-
     torch.manual_seed(0)
     model, case = Tapped(Mixer()).double(), BY_NAME["mlp"]
     found = choose(model, TASK.training_loss, case.batch(), direction(model), torch.get_rng_state(), coupled=False)
@@ -219,7 +377,7 @@ def test_the_way_is_kept_and_can_be_named() -> None:
     assert train(parts(kind="batchnorm", weights=weighting())).training.way.way == "carried"  # type: ignore[union-attr]
     assert train(parts(weights=weighting(way="separate"))).training.way.way == "separate"  # type: ignore[union-attr]
     assert train(parts()).training.way is None
-    with pytest.raises(UsageError, match=r"way must be 'auto', 'captured', 'carried', 'separate', got 'fast'"):
+    with pytest.raises(UsageError, match=r"way must be 'auto', 'captured', 'carried', 'separate', 'reverse', got 'fast'"):
         weighting(way="fast")
 
 

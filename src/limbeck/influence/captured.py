@@ -39,7 +39,7 @@ class Call:
 
     Args:
         layer: The layer.
-        inputs: What went in, detached.
+        inputs: What went in, detached, in the precision in which the layer worked.
         output: What came out, with its graph.
         first: Whether no trained layer comes before it.
         gradient: The gradient of the losses' mean at the output, [B, ...]; filled in by a backward pass that keeps it.
@@ -83,10 +83,14 @@ class Capture:
         model: Whose trainable parameters matter.
         scratch: Room for samples' gradients that are kept until the weights are known, by the number of the call. Whoever takes
             step after step hands the same in: memory that is asked for anew each time costs more than what is written into it.
+        shared: Names of embeddings that all samples look up alike, such as positions. What a batch of another size has shown is
+            handed in: where there are as many samples as places, `[L]` ids cannot be told from one for each sample.
     """
 
-    def __init__(self, model: nn.Module, scratch: dict[int, Tensor] | None = None) -> None:
+    def __init__(self, model: nn.Module, scratch: dict[int, Tensor] | None = None, shared: set[str] | None = None) -> None:
         self.scratch = {} if scratch is None else scratch
+        self.shared = set() if shared is None else shared
+        self.lookups = {id(part): name for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
         self.parameters = trainable(model)
         self.names = {id(part): name for name, part in self.parameters.items()}
         self.layers = [
@@ -110,7 +114,9 @@ class Capture:
             assert isinstance(layer, Leaf)
             x = (inputs or tuple(named.values()))[0]
             x, first = x.detach(), not x.requires_grad
-            if isinstance(layer, nn.Embedding) and (len(output) == 1 or output.dim() == 2) and len(output) != count:
+            if not isinstance(layer, nn.Embedding):
+                x = x.to(output.dtype)  # as autocast does
+            elif self._alike(layer, output, count):
                 x, output = (part.expand(count, *part.shape[part.dim() - kept :]) for part, kept in ((x, 1), (output, 2)))
             self.calls.append(Call(layer, x, output, first))
             return output.clone() if self.in_place else output  # an activation in place then changes the copy
@@ -122,6 +128,14 @@ class Capture:
             for handle in handles:
                 handle.remove()
         self.size = sum(call.inputs.numel() + call.output.numel() for call in self.calls) // count
+
+    def _alike(self, layer: nn.Module, output: Tensor, count: int) -> bool:
+        """Whether an embedding gave the same for all samples, once, [L, D] or [1, L, D]."""
+        name = self.lookups[id(layer)]
+        if (len(output) == 1 or output.dim() == 2) and len(output) != count:
+            self.shared.add(name)
+            return True
+        return output.dim() == 2 and name in self.shared
 
     @property
     def together(self) -> int:
@@ -150,7 +164,7 @@ class Capture:
         parts = [
             _along(call, call.gradient, *self._own(call.layer, q), count) for call in self.calls if call.gradient is not None
         ]
-        return _sum(parts) * count
+        return _sum(parts, next(iter(q.values())).new_zeros(count)) * count
 
     def backward_along(self, loss: Tensor, q: Vector, count: int, *, keep: bool = False) -> Tensor:
         """`backward` and `products` in one: each layer's products are taken when its output gradient comes by, and is at hand.
@@ -183,7 +197,7 @@ class Capture:
                 handle.remove()
         for call in self.calls:
             call.output = call.output.detach()
-        return _sum(parts) * count
+        return _sum(parts, loss.new_zeros(count)) * count
 
     @torch.no_grad()
     def gradients(self, weights: Tensor) -> Vector:
@@ -205,6 +219,7 @@ class Capture:
             for part, own in zip((call.layer.weight, getattr(call.layer, "bias", None)), parts, strict=True):
                 name = self.names.get(id(part))
                 if name is not None and own is not None:
+                    own = own.to(self.parameters[name].dtype)
                     total[name] = own if name not in total else total[name] + own
         return total
 
@@ -246,10 +261,10 @@ def _per_sample(layer: nn.LayerNorm | nn.GroupNorm | _BatchNorm, values: Tensor,
     return values.reshape(count, -1, values.shape[1], values.shape[2:].numel()).sum((1, 3))
 
 
-def _sum(parts: Sequence[Tensor | None]) -> Tensor:
-    """The sum of those that are there."""
+def _sum(parts: Sequence[Tensor | None], zeros: Tensor) -> Tensor:
+    """The sum of those that are there; zeros where a direction moves no layer that the loss reaches."""
     there = [part for part in parts if part is not None]
-    return sum(there[1:], there[0])
+    return sum(there[1:], there[0]) if there else zeros
 
 
 def _turned(layer: Leaf, weight: Tensor | None) -> Tensor | None:
@@ -281,10 +296,16 @@ def _along(call: Call, d: Tensor, w: Tensor | None, b: Tensor | None, count: int
     return None if moved is None else (moved * d).reshape(count, -1).sum(1)
 
 
+def looked_up(ids: Tensor, table: Tensor, padding: int | None) -> Tensor:
+    """How an embedding's answer moves along `table`: padding has no gradient, even where a head that shares the table has one."""
+    rows = F.embedding(ids, table)
+    return rows if padding is None else rows.masked_fill((ids == padding % len(table)).unsqueeze(-1), 0)
+
+
 def _forward(layer: Leaf, x: Tensor, w: Tensor | None, b: Tensor | None) -> Tensor | None:
     """The layer with these parameters, on this input; a parameter that is None counts as 0. None where both are."""
     if isinstance(layer, nn.Embedding):
-        return None if w is None else F.embedding(x, w)
+        return None if w is None else looked_up(x, w, layer.padding_idx)
     if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
         if w is not None:
             w, b = w.to(x.dtype), None if b is None else b.to(x.dtype)
@@ -321,7 +342,7 @@ def _convolution_backward(
         x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), [0] * len(layer.kernel_size)
     sizes = None if layer.bias is None else [len(layer.bias)]
     plain = (layer.stride, padding, layer.dilation, False, [0] * len(layer.stride), layer.groups)
-    found = torch.ops.aten.convolution_backward(d, x, layer.weight.detach(), sizes, *plain, [False, *wanted])
+    found = torch.ops.aten.convolution_backward(d, x, layer.weight.detach().to(x.dtype), sizes, *plain, [False, *wanted])
     return found[1], found[2]
 
 

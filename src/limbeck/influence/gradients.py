@@ -61,6 +61,29 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+@contextmanager
+def moving(model: nn.Module) -> Iterator[None]:
+    """A model as forward derivatives are to see it: attention in plain products, running statistics and padding stay as they are.
+
+    Padding has no gradient where an embedding looks it up, even where a head that shares the table gives its row one.
+    """
+
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
+        assert isinstance(layer, nn.Embedding)
+        assert layer.padding_idx is not None
+        ids = (inputs or tuple(named.values()))[0]
+        return torch.where(ids.eq(layer.padding_idx).unsqueeze(-1), output.detach(), output)
+
+    padded = [part for part in model.modules() if isinstance(part, nn.Embedding) and part.padding_idx is not None]
+    handles = [part.register_forward_hook(hook, with_kwargs=True) for part in padded]
+    try:
+        with statistics_untouched(model), plain_attention():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def missing_derivative(error: Exception) -> str:
     """Torch's own words, one line, where it says that an operation cannot be differentiated or transformed so; else empty."""
     told = ("forward AD", "forward mode AD", "derivative for", "differentiate twice", "functorch", "torch.func", "vmap")
@@ -100,7 +123,7 @@ def inner_products(
     who = f"influence: {type(model).__name__}"
     if way != "reverse":
         try:
-            with statistics_untouched(model), random_state(rng), plain_attention():
+            with moving(model), random_state(rng):
                 return _forward_products(model, where, loss, batch, q, coupled)
         except (NotImplementedError, RuntimeError) as error:
             why = missing_derivative(error)
@@ -110,7 +133,7 @@ def inner_products(
                 raise UnsupportedModelError(f"{who} has no forward derivative ({why}); use way='auto'.") from error
             warnings.warn(f"{who} has no forward derivative ({why}); scores take two backward passes instead.", stacklevel=2)
     try:
-        with statistics_untouched(model), random_state(rng), plain_attention():
+        with moving(model), random_state(rng):
             return _reverse_products(model, where, loss, batch, q)
     except (NotImplementedError, RuntimeError) as error:
         why = missing_derivative(error)
@@ -223,7 +246,7 @@ def logit_tangents(
 ) -> tuple[Tensor, Outputs]:
     """J_i direction for every sample, how the logits move when the parameters do, in their shape; and the outputs themselves."""
     where = {name: part.detach() for name, part in parameters.items()}
-    with torch.no_grad(), statistics_untouched(model), random_state(rng), plain_attention(), fwAD.dual_level():
+    with torch.no_grad(), moving(model), random_state(rng), fwAD.dual_level():
         answer = at(model, _dual(where, direction))(batch)
         return tangent_of(answer.logits), answer.map(_still)
 

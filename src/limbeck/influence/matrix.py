@@ -177,7 +177,7 @@ def _query_gradients(ready: Prepared, few: Batch) -> tuple[Vector, Tensor]:
     if ready.query_way.way == "captured":
         with torch.no_grad():
             values = loss(model, few)
-        parts = [piece.whole() for piece in rows_of(model, loss, few)]
+        parts = [piece.whole() for piece in rows_of(model, loss, few, ready.query_way.shared)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, values
     ones = [mean_gradient(model, loss, [few.take(slice(row, row + 1))]) for row in range(len(few))]
     rows = {name: torch.stack([v[name] for v, _ in ones]) for name in ones[0][0]}
@@ -187,7 +187,7 @@ def _query_gradients(ready: Prepared, few: Batch) -> tuple[Vector, Tensor]:
 def _against(ready: Prepared, chunks: list[dict[str, Packed]], batch: Batch) -> Tensor:
     """-<q_k, g_i> for all directions of a tile, [t, B]."""
     if ready.way.way == "captured":
-        pieces = rows_of(ready.model, ready.task.training_loss, batch)
+        pieces = rows_of(ready.model, ready.task.training_loss, batch, ready.way.shared)
         return -torch.cat([torch.cat([rows.products(partial(_unpacked, own)) for own in chunks]) for rows in pieces], 1)
     found = []
     for own in chunks:
@@ -273,7 +273,8 @@ def energies(ready: Prepared, batch: Batch) -> Tensor:
     rows = max(1, MEMORY // (WORK * size))
     pieces = [batch] if ready.task.coupled else batch.split(-(-len(batch) // rows))
     if ready.way.way == "captured":
-        return torch.cat([ready.solver.energies(rows, ready.problem) for piece in pieces for rows in rows_of(model, loss, piece)])
+        each = (rows for piece in pieces for rows in rows_of(model, loss, piece, ready.way.shared))
+        return torch.cat([ready.solver.energies(rows, ready.problem) for rows in each])
     found = []
     for piece in pieces:
         ones = [piece] if ready.task.coupled else piece.split(len(piece))

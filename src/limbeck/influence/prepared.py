@@ -167,7 +167,7 @@ def prepare(
             said = "; ".join(dict.fromkeys(reasons))
             raise UnsupportedModelError(f"score: {type(model).__name__} cannot be scored: {said}.")
         solver.update(problem)
-        passing = scoring_pass(choices[0].way, model, task.training_loss, coupled=task.coupled)
+        passing = scoring_pass(choices[0], model, task.training_loss, coupled=task.coupled)
     return Prepared(problem, train, asked, solver, choices[0], choices[-1], passing)
 
 
@@ -214,8 +214,9 @@ def _tried(model: nn.Module, what: str, loss: Loss, few: Batch, *, coupled: bool
 
 
 def _few(batches: Sequence[Batch]) -> Batch:
-    """The first samples."""
-    return next(batch for batch in batches if len(batch)).take(slice(0, TRIAL))
+    """The first samples, of a batch of several where there is one: a single sample does not show whether samples meet."""
+    several = next((batch for batch in batches if len(batch) > 1), None)
+    return next(batch for batch in batches if len(batch)) if several is None else several.take(slice(0, TRIAL))
 
 
 def _meeting(model: nn.Module, what: str, loss: Loss, few: Batch) -> list[str]:

@@ -4,7 +4,7 @@ One forward and one backward pass give all (`captured.py`). Inner products with 
 layer; of the two orders of multiplication the one with fewer operations is chosen by shape. Exact where captured products are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -33,13 +33,14 @@ class Layers:
     Args:
         model: Called with a batch, in evaluation mode; its samples do not meet (see `captured.obstacles`).
         batch: The samples.
+        shared: Names of embeddings that all samples look up alike, as far as they are known (see `Capture`).
 
     Raises:
         UnsupportedModelError: No layer of the model was called.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch) -> None:
-        self.capture, self.count = Capture(model), len(batch)
+    def __init__(self, model: nn.Module, batch: Batch, shared: set[str] | None = None) -> None:
+        self.capture, self.count = Capture(model, shared=shared), len(batch)
         with torch.enable_grad(), self.capture.recording(len(batch)):
             self.answer: Outputs = model(batch)
         if not self.capture.calls:
@@ -109,13 +110,14 @@ class Rows(Layers):
         model: As for `Layers`.
         loss: One value per sample.
         batch: The samples.
+        shared: As for `Layers`.
 
     Raises:
         UnsupportedModelError: As for `Layers`.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, batch: Batch) -> None:
-        super().__init__(model, batch)
+    def __init__(self, model: nn.Module, loss: Loss, batch: Batch, shared: set[str] | None = None) -> None:
+        super().__init__(model, batch, shared)
         answer = self.answer
         with torch.enable_grad():
             self.capture.backward(loss(lambda _: answer, batch).sum())
@@ -193,13 +195,14 @@ class OutputRows(Layers):
     Args:
         model: As for `Layers`.
         batch: The samples.
+        shared: As for `Layers`.
 
     Raises:
         UnsupportedModelError: As for `Layers`.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch) -> None:
-        super().__init__(model, batch)
+    def __init__(self, model: nn.Module, batch: Batch, shared: set[str] | None = None) -> None:
+        super().__init__(model, batch, shared)
         logits, calls = self.answer.logits.flatten(1), self.capture.calls
         outputs, self.outputs = [call.output for call in calls], logits.shape[1]
         passes = [torch.autograd.grad(one.sum(), outputs, retain_graph=True, allow_unused=True) for one in logits.unbind(1)]
@@ -232,11 +235,11 @@ class OutputRows(Layers):
                 yield name, part.reshape(self.count * self.outputs, -1).detach()
 
 
-def rows_of(model: nn.Module, loss: Loss, batch: Batch) -> Iterator[Rows]:
+def rows_of(model: nn.Module, loss: Loss, batch: Batch, shared: Iterable[str] = ()) -> Iterator[Rows]:
     """The rows of a batch some samples at a time, as many as `HELD` allows; arguments and errors are those of `Rows`."""
-    start, count = 0, FIRST
+    start, count, known = 0, FIRST, set(shared)
     while start < len(batch):
-        piece = Rows(model, loss, batch.take(slice(start, start + count)))
+        piece = Rows(model, loss, batch.take(slice(start, start + count)), known)
         yield piece
         start, count = start + piece.count, max(1, HELD // max(1, piece.size))
 

@@ -24,7 +24,7 @@ class Scores:
             minimum, with H the Hessian, -phi / N is the change on removal; with EK-FAC read the order only.
         query_loss: The mean query loss at the model scored (nats).
         solver: The inverse, as typed.
-        way: How the inner products were taken: `captured`, `carried` or `separate` (see `ways.py`).
+        way: How the inner products were taken: `captured`, `carried`, `separate` or `reverse` (see `ways.py`).
     """
 
     index: Tensor

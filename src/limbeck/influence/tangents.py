@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
+from limbeck.influence.captured import looked_up
 from limbeck.influence.gradients import carry, forward_rules, plain_attention, tangent_of
 from limbeck.influence.restoring import random_state
 from limbeck.influence.vectors import Vector, trainable
@@ -201,9 +202,10 @@ def _matmul(of: Of, result: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
     return _total(None if tx is None else tx @ y, None if ty is None else x @ ty)
 
 
-def _embedding(of: Of, result: Tensor, ids: Tensor, weight: Tensor, *more: object, **named: object) -> Tensor | None:
+def _embedding(of: Of, result: Tensor, ids: Tensor, weight: Tensor, padding_idx: int | None = None, *more: object,
+               **named: object) -> Tensor | None:  # fmt: skip
     tw = of(weight)
-    return None if tw is None else F.embedding(ids, tw)
+    return None if tw is None else looked_up(ids, tw, padding_idx)
 
 
 def _softmax(of: Of, result: Tensor, x: Tensor, dim: int = -1, *more: object, **named: object) -> Tensor | None:

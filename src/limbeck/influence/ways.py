@@ -2,11 +2,13 @@
 
 `captured` (one backward pass, see `captured.py`) where the samples of a batch do not meet inside the model; else `carried`
 (tangents on the forward pass that runs anyway, see `tangents.py`); else `separate` (a pass of its own, see `gradients.py`). The
-first two are taken only where they agree with the third, so that a layer that one of them does not know is never silently wrong.
+first two are taken only where they agree with the third, and the third only where it agrees with the gradient of a plain backward
+pass, else `reverse` (two backward passes): what one of them does not know is never silently wrong.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -15,14 +17,16 @@ from torch import Tensor, nn
 from limbeck.core.batch import Batch
 from limbeck.core.errors import LimbeckError, UsageError
 from limbeck.influence.captured import Capture, obstacles
-from limbeck.influence.gradients import Loss, inner_products, plain_attention, products_at_outputs
+from limbeck.influence.gradients import Loss, Way, inner_products, plain_attention, products_at_outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.tangents import Tangents
-from limbeck.influence.vectors import Vector
+from limbeck.influence.vectors import Vector, trainable
 
-StepWay = Literal["captured", "carried", "separate"]
+StepWay = Literal["captured", "carried", "separate", "reverse"]
 TOLERANCE = 1e-3
 """Largest deviation from the exact products, relative to their root mean square, in single precision."""
+DOUBT = 1e-2
+"""The same for their sum, which a plain backward pass gives too: it rounds otherwise than a forward derivative."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,12 @@ class Choice:
     Args:
         way: The way.
         why: One reason for each cheaper way that was not taken.
+        shared: Names of embeddings that all samples look up alike, for passes that are captured.
     """
 
     way: StepWay
     why: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 def check_way(way: str, who: str) -> str:
@@ -50,63 +56,105 @@ def check_way(way: str, who: str) -> str:
 
 
 def choose(
-    student: nn.Module, loss: Loss, batch: Batch, q: Vector, rng: Tensor, *, coupled: bool, wanted: str = "auto"
+    student: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    q: Vector,
+    rng: Tensor,
+    *,
+    coupled: bool,
+    wanted: str = "auto",
+    step: bool = False,
 ) -> Choice:
     """The cheapest way that gives the exact products on this batch; leaves the student as it was.
 
     Args:
-        student: In the mode of the training step.
+        student: In the mode of the passes to come.
         loss: One value per sample.
-        batch: The samples.
+        batch: The samples; of a single one nothing is learnt that holds for more.
         q: A direction.
         rng: The state of the random numbers of the step's forward pass.
         coupled: Whether a sample's loss depends on other samples' outputs.
-        wanted: A way to take without a trial, or `auto`.
+        wanted: A way to take where it is exact, else `separate` or `reverse`; or `auto`.
+        step: Whether a step's gradient will be made of what is captured too: q may leave layers out, the gradient does not.
 
     Raises:
         UsageError: There is no such way.
     """
     check_way(wanted, "influence")
-    if wanted == "separate":
-        return Choice("separate")
+    if wanted == "reverse":
+        return Choice("reverse")
+    weights = 2 * torch.rand(len(batch), generator=torch.Generator().manual_seed(0)).to(batch.index.device)
+    plain = _gradient(student, loss, batch, weights, rng)
     exact = inner_products(student, loss, batch, q, coupled=coupled, rng=rng)
+    doubts = _doubts(plain, q, weights.to(exact) * exact)
+    if doubts:
+        exact = inner_products(student, loss, batch, q, coupled=coupled, way="reverse", rng=rng)
     why = []
     if wanted in ("auto", "captured"):
+        capture = Capture(student)
         reasons = ["the loss couples the samples"] if coupled else obstacles(student)
-        reasons = reasons or _trial(lambda: _captured(student, loss, batch, q), student, rng, exact)
+        reasons = reasons or _trial(lambda: _captured(student, loss, batch, q, capture), student, rng, exact)
+        if step and not reasons:
+            formed = partial(_captured_gradient, student, loss, batch, q, weights, plain)
+            reasons = _trial(formed, student, rng, _row(plain), "gradients")
         if not reasons:
-            return Choice("captured")
+            return Choice("captured", shared=tuple(sorted(capture.shared)))
         why.append(f"not captured: {'; '.join(reasons)}")
     if wanted in ("auto", "carried"):
         reasons = _trial(lambda: _carried(student, loss, batch, q, coupled), student, rng, exact)
         if not reasons:
             return Choice("carried", tuple(why))
         why.append(f"not carried: {'; '.join(reasons)}")
-    return Choice("separate", tuple(why))
+    return Choice("reverse", (*why, *doubts)) if doubts else Choice("separate", tuple(why))
 
 
-def _trial(found: Callable[[], Tensor], student: nn.Module, rng: Tensor, exact: Tensor) -> list[str]:
-    """Why this way does not give the exact products; empty where it does."""
+def _gradient(student: nn.Module, loss: Loss, batch: Batch, weights: Tensor, rng: Tensor) -> Vector:
+    """The gradient of sum_i w_i l_i by a plain backward pass; parameters that it does not reach are left out."""
+    own = trainable(student)
+    with torch.enable_grad(), statistics_untouched(student), random_state(rng):
+        answer = student(batch)
+        values = loss(lambda _: answer, batch)
+        found = torch.autograd.grad(values @ weights.to(values), list(own.values()), allow_unused=True)
+    return {name: slope for name, slope in zip(own, found, strict=True) if slope is not None}
+
+
+def _doubts(gradient: Vector, q: Vector, products: Tensor) -> list[str]:
+    """Why exact products are not those of the gradient: both must add up to the same."""
+    along = sum(float((q[name].double() * slope).sum()) for name, slope in gradient.items() if name in q)
+    gap, size = abs(along - float(products.double().sum())), float(products.double().norm())
+    if gap <= DOUBT * size:
+        return []
+    return [f"not separate: its products are off by {gap / max(size, 1e-300):.1%}: something moves that has no gradient"]
+
+
+def _trial(found: Callable[[], Tensor], student: nn.Module, rng: Tensor, exact: Tensor, what: str = "products") -> list[str]:
+    """Why this way does not give the exact numbers; empty where it does."""
     try:
         with statistics_untouched(student), random_state(rng):
-            products = found()
+            numbers = found()
     except (LimbeckError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:  # whatever the model makes of it
         return [str(error).partition("\n")[0]]
-    gap = float((products - exact).norm() / exact.norm().clamp(min=torch.finfo(exact.dtype).tiny))
-    return [] if gap <= TOLERANCE else [f"its products are off by {gap:.1%}: the model mixes samples, or uses weights on its own"]
+    gap = float((numbers - exact).norm() / exact.norm().clamp(min=torch.finfo(exact.dtype).tiny))
+    return [] if gap <= TOLERANCE else [f"its {what} are off by {gap:.1%}: the model mixes samples, or uses weights on its own"]
 
 
-def scoring_pass(way: StepWay, model: nn.Module, loss: Loss, *, coupled: bool) -> Callable[[Batch, Vector], Tensor]:
+def _row(vector: Vector) -> Tensor:
+    """All numbers, in the order of the names."""
+    return torch.cat([vector[name].reshape(-1) for name in sorted(vector)])
+
+
+def scoring_pass(choice: Choice, model: nn.Module, loss: Loss, *, coupled: bool) -> Callable[[Batch, Vector], Tensor]:
     """<q, g_i> for every sample of a batch, [B], by a way that was chosen; for finished models, where no step needs the graph.
 
     Args:
-        way: What `choose` gave.
+        choice: What `choose` gave.
         model: Called with a batch, in evaluation mode.
         loss: One value per sample.
         coupled: Whether a sample's loss depends on other samples' outputs.
     """
-    if way == "captured":
-        capture = Capture(model)
+    if choice.way == "captured":
+        capture = Capture(model, shared=set(choice.shared))
 
         def captured(batch: Batch, q: Vector) -> Tensor:
             kept, start = [], 0
@@ -118,22 +166,35 @@ def scoring_pass(way: StepWay, model: nn.Module, loss: Loss, *, coupled: bool) -
             return torch.cat(kept) if len(kept) > 1 else kept[0]
 
         return captured
-    if way == "carried":
+    if choice.way == "carried":
 
         def carried(batch: Batch, q: Vector) -> Tensor:
             with torch.no_grad(), plain_attention():
                 return _carried(model, loss, batch, q, coupled)
 
         return carried
-    return lambda batch, q: inner_products(model, loss, batch, q, coupled=coupled)
+    way = pass_of(choice)
+    return lambda batch, q: inner_products(model, loss, batch, q, coupled=coupled, way=way)
 
 
-def _captured(student: nn.Module, loss: Loss, batch: Batch, q: Vector, capture: Capture | None = None) -> Tensor:
-    capture = Capture(student) if capture is None else capture
+def pass_of(choice: Choice | None) -> Way:
+    """How a pass of its own takes the products."""
+    return "reverse" if choice is not None and choice.way == "reverse" else "auto"
+
+
+def _captured(student: nn.Module, loss: Loss, batch: Batch, q: Vector, capture: Capture, *, keep: bool = False) -> Tensor:
     with torch.enable_grad():
         with capture.recording(len(batch)):
             answer = student(batch)
-        return capture.backward_along(loss(lambda _: answer, batch).mean(), q, len(batch))
+        return capture.backward_along(loss(lambda _: answer, batch).mean(), q, len(batch), keep=keep)
+
+
+def _captured_gradient(student: nn.Module, loss: Loss, batch: Batch, q: Vector, weights: Tensor, like: Vector) -> Tensor:
+    """The gradient of sum_i w_i l_i as a captured step forms it, in the order of `_row`."""
+    capture = Capture(student)
+    _captured(student, loss, batch, q, capture, keep=True)
+    found = capture.gradients(weights)
+    return len(batch) * _row({name: found.get(name, torch.zeros_like(part)) for name, part in like.items()})
 
 
 def _carried(student: nn.Module, loss: Loss, batch: Batch, q: Vector, coupled: bool) -> Tensor:

@@ -17,7 +17,7 @@ from limbeck.influence.ways import Choice
 from limbeck.training.callback import Callback
 from limbeck.training.training import Training, Update
 
-VERSION = 1
+VERSION = 2
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -101,6 +101,7 @@ def snapshot(training: Training, step: Update, callbacks: Sequence[Callback]) ->
         "made_of": _made_of(training, step),
         "number": training.number,
         "way": None if training.way is None else [training.way.way, *training.way.why],
+        "shared": [] if training.way is None else list(training.way.shared),
         "student": distiller.student.state_dict(),
         "objective": distiller.objective.state_dict(),
         "teacher": distiller.teacher.state_dict() if distiller.teacher is not None and step.trains_teacher else None,
@@ -124,7 +125,7 @@ def restore(state: dict[str, Any], training: Training, step: Update, callbacks: 
     if state["made_of"] != _made_of(training, step):
         raise ValueError(f"it is one of {', '.join(state['made_of'])}, not of {', '.join(_made_of(training, step))}")
     training.number = state["number"]
-    training.way = None if state["way"] is None else Choice(state["way"][0], tuple(state["way"][1:]))
+    training.way = None if state["way"] is None else Choice(state["way"][0], tuple(state["way"][1:]), tuple(state["shared"]))
     distiller.student.load_state_dict(state["student"])
     distiller.objective.load_state_dict(state["objective"])
     if state["teacher"] is not None and distiller.teacher is not None:

@@ -91,7 +91,8 @@ def lookahead(training: Training) -> Vector:
 
 def captured_look(training: Training, part: Part, parameters: Vector) -> tuple[Tensor, Outputs, Capture]:
     """As `look_at` for a batch not cut, by a pass that is captured: inner products with any direction are then at hand."""
-    student, capture = training.distiller.student, Capture(training.distiller.student)
+    assert training.way is not None
+    student, capture = training.distiller.student, Capture(training.distiller.student, shared=set(training.way.shared))
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     with torch.enable_grad(), statistics_untouched(student), random_state(part.rng):
         with training.engine.autocast(), capture.recording(len(part.batch)):
@@ -167,12 +168,14 @@ def _backward(
 ) -> None:
     """Both parts of the gradient, given what of the student goes into them."""
     count, start = len(student_weights), 0
+    amounts = training.distiller.amounts(Batch.concat([part.batch for part in parts]), training.engine.gather)
+    moved = student_weights if amounts is None else student_weights * amounts
     for part, student in zip(parts, seen, strict=True):
         rows = slice(start, start + len(part.batch))
         answer = part.taught or cast(Outputs, teacher.tapped(part.batch))
         loss = (weights[rows] * rule.loss(answer.logits, student.logits, part.batch)).sum() / count
         if pull is not None:
-            loss = loss + rule.feedback * feedback(training, part, answer.logits, student_weights[rows], pull, count)
+            loss = loss + rule.feedback * feedback(training, part, answer.logits, moved[rows], pull, count)
         torch.autograd.backward(loss)
         start += len(part.batch)
     average_gradients(training.engine, teacher.tapped.parameters())
@@ -181,14 +184,15 @@ def _backward(
 def feedback(training: Training, part: Part, teacher: Tensor, weights: Tensor, pull: Vector, count: int) -> Tensor:
     """A scalar whose gradient in the teacher is that of the query loss at the lookahead, through the student's step.
 
-    -(eta_S / B) sum_i w_i <u_i, dl_i/ds_i(s_i, t_i)> with u_i = J_i v' one tangent pass of the student at its present
-    parameters and v' the query gradient at the lookahead: exact for an SGD lookahead and any objective on logits.
+    -(eta_S / B) sum_i <u_i, d(sum_j w_j l_j)/ds_i> with u_i = J_i v' one tangent pass of the student at its present
+    parameters and v' the query gradient at the lookahead: exact for an SGD lookahead and any objective on logits, also one
+    that couples the samples.
 
     Args:
         training: The run.
         part: Samples.
         teacher: The teacher's logits for them, with their graph.
-        weights: [b] the weights of the student's step.
+        weights: [b] what the samples counted in the student's step.
         pull: v'.
         count: Samples in the whole batch, B.
 
@@ -201,9 +205,8 @@ def feedback(training: Training, part: Part, teacher: Tensor, weights: Tensor, p
     s = present.logits.detach().requires_grad_()
     views = Views(Outputs(s, present.features), Outputs(teacher, part.teacher.features if part.teacher else {}), part.batch)
     values = training.distiller.objective.per_sample(views)
-    (slope,) = torch.autograd.grad(values.sum(), s, create_graph=True)
-    per_sample = (slope * u).flatten(1).sum(1)
-    total: Tensor = (weights * per_sample).sum() * (-training.learning_rate / count)
+    (slope,) = torch.autograd.grad((weights.to(values.dtype) * values).sum(), s, create_graph=True)
+    total: Tensor = (slope * u).sum() * (-training.learning_rate / count)
     return total
 
 

@@ -23,7 +23,7 @@ from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.tangents import Tangents
 from limbeck.influence.task import Forward
 from limbeck.influence.vectors import Vector
-from limbeck.influence.ways import StepWay, choose
+from limbeck.influence.ways import StepWay, choose, pass_of
 from limbeck.teachers.single import Single
 from limbeck.training.training import Record, Training
 from limbeck.weighting.weighting import Step
@@ -116,11 +116,14 @@ def weigh(
             return full_precision(known[1])
         if capture is not None:
             return full_precision(capture.products(q, len(parts[0].batch)))
-        rows = []
+        _chosen(training, parts, q)
+        rows, way = [], pass_of(training.way)
         for part in parts:
             loss, coupled = part_loss(training, part), distiller.objective.coupled
             with training.engine.autocast():
-                products = inner_products(student, loss, part.batch, q, parameters=parameters, coupled=coupled, rng=part.rng)
+                products = inner_products(
+                    student, loss, part.batch, q, parameters=parameters, coupled=coupled, way=way, rng=part.rng
+                )
             rows.append(full_precision(products))
         return torch.cat(rows)
 
@@ -234,22 +237,31 @@ def _times(weights: Tensor, amounts: Tensor | None) -> Tensor:
 def _way(training: Training, parts: list[Part], q: Vector | None) -> StepWay:
     """The way of this step; chosen by trial at the first one that has a direction."""
     distiller = training.distiller
-    if q is None or len(parts) > 1 or training.engine.processes > 1:
+    if q is None:
         return "separate"
-    if training.way is None:
-        part, wanted = parts[0], distiller.weighting.way
-        with training.engine.autocast():
-            loss, coupled = part_loss(training, part), distiller.objective.coupled
-            training.way = choose(distiller.student, loss, part.batch, q, part.rng, coupled=coupled, wanted=wanted)
-    way = training.way.way
+    way = _chosen(training, parts, q)
+    whole = len(parts) == 1 and training.engine.processes == 1
     # The balancer looks at weighted losses, which a captured step does not have before its backward pass.
-    return "separate" if way == "captured" and not isinstance(distiller.balancer, Static) else way
+    fits = whole and (way != "captured" or isinstance(distiller.balancer, Static))
+    return way if fits else "separate"
+
+
+def _chosen(training: Training, parts: list[Part], q: Vector) -> StepWay:
+    """What was chosen for the run, by a trial in full precision at the first batch of more than one sample."""
+    distiller, part = training.distiller, parts[0]
+    if training.way is None and len(part.batch) > 1:
+        loss, coupled = part_loss(training, part), distiller.objective.coupled
+        wanted = distiller.weighting.way if len(parts) == 1 and training.engine.processes == 1 else "separate"
+        training.way = choose(distiller.student, loss, part.batch, q, part.rng, coupled=coupled, wanted=wanted, step=True)
+    return "separate" if training.way is None else training.way.way
 
 
 def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor | None = None) -> tuple[Record, Part]:
     """One backward pass to the layers' outputs; scores, weights and the weighted gradient are made of what was captured there."""
     distiller, engine, count = training.distiller, training.engine, len(part.batch)
-    capture, ones = Capture(distiller.student, training.scratch), torch.ones(count, device=part.batch.index.device)
+    assert training.way is not None
+    capture = Capture(distiller.student, training.scratch, set(training.way.shared))
+    ones = torch.ones(count, device=part.batch.index.device)
     with engine.autocast(), capture.recording(count):
         views = Views(training.student(part.batch), part.teacher, part.batch)
     before = torch.get_rng_state()

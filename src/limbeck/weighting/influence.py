@@ -47,8 +47,8 @@ class InfluenceWeighting(Weighting):
             the first epoch and then every 5 epochs, and the weights stored, so that a step costs what a plain one costs. "auto"
             is "epochs:2" in a run of ten epochs or more, else 20: see docs/decisions/0016.
         samples: Training samples that curvature is estimated from, >= 1; EKFAC() reads fewer after the first time.
-        way: How a step gets its inner products: "captured", "carried", "separate", or "auto" for the cheapest exact one, which
-            the first weighted step finds out by trial (see `limbeck.influence.ways`).
+        way: How a step gets its inner products: "captured", "carried", "separate", "reverse", or "auto" for the cheapest exact
+            one, which the first weighted step of more than one sample finds out by trial (see `limbeck.influence.ways`).
         query_batch: Query samples drawn afresh for each renewal of q, >= 1; None for the whole query set.
 
     Reference: Wu, Luo, Liu, Deng, KD-AIF, arXiv:2501.02705. Differs from the paper: the normalisation, which the available

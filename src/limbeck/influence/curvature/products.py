@@ -11,7 +11,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.curvature.solver import Problem
-from limbeck.influence.gradients import at, missing_derivative, plain_attention
+from limbeck.influence.gradients import at, missing_derivative, moving
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, dot, flatten, scaled, trainable, unflatten, zeros_like
 
@@ -36,7 +36,7 @@ def curvature_product(problem: Problem, u: Vector, kind: Curvature) -> Vector:
     total = zeros_like(u)
     for batch in problem.batches:
         try:
-            with statistics_untouched(problem.model), plain_attention():
+            with moving(problem.model):
                 part = one(problem, batch, u)
         except (NotImplementedError, RuntimeError) as error:
             why = missing_derivative(error)

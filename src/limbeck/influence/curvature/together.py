@@ -50,29 +50,31 @@ class Together:
         self.problem, self.kind = problem, kind
         self.written: bool | None = None
         self.held: list[Part] | None = None
+        self.shared: set[str] = set()
 
     def __call__(self, rows: Vector) -> Vector:
         """The products, [K, ...] by parameter name; the first call chooses the way."""
         if self.written is None:
-            self.written = pays(self.problem, self.kind, rows) and _agrees(self.problem, self.kind, rows)
+            self.written = pays(self.problem, self.kind, rows) and _agrees(self.problem, self.kind, rows, self.shared)
             if self.written and self.problem.count * _logits(self.problem) * _numbers(self.problem) <= HELD:
-                self.held = list(written(self.problem))
+                self.held = list(written(self.problem, self.shared))
         if not self.written:
             return curvature_products(self.problem, rows, self.kind)
-        return products_of(written(self.problem) if self.held is None else self.held, rows, self.problem.count)
+        return products_of(written(self.problem, self.shared) if self.held is None else self.held, rows, self.problem.count)
 
 
-def written(problem: Problem) -> Iterator[Part]:
+def written(problem: Problem, shared: set[str] | None = None) -> Iterator[Part]:
     """J and the losses' Hessians of all samples, some at a time.
 
     Args:
         problem: Its model is in evaluation mode, its loss one of the logits alone, sample by sample.
+        shared: Names of embeddings that all samples look up alike, as far as they are known (see `Capture`).
     """
     together = max(1, NUMBERS // (_numbers(problem) * _logits(problem)))
     for batch in problem.batches:
         for start in range(0, len(batch), together):
             piece = batch.take(slice(start, start + together))
-            found = OutputRows(problem.model, piece)
+            found = OutputRows(problem.model, piece, shared)
             yield found.matrix, output_hessians(problem, piece, found.answer)
 
 
@@ -137,21 +139,22 @@ def _multiplications(call: Call) -> int:
     return 0
 
 
-def _agrees(problem: Problem, kind: Curvature, rows: Vector) -> bool:
+def _agrees(problem: Problem, kind: Curvature, rows: Vector, shared: set[str]) -> bool:
     """Whether a loss of the logits alone, and layers that own their weights, give the same product with a first direction."""
     few = replace(problem, batches=[_first(problem, TRIAL)])
     one = {name: part[:1] for name, part in rows.items()}
     exact = flatten(curvature_products(few, one, kind))
     try:
-        found = flatten(products_of(written(few), one, few.count))
+        found = flatten(products_of(written(few, shared), one, few.count))
     except (LimbeckError, RuntimeError, NotImplementedError, TypeError, ValueError):  # whatever the model makes of it
         return False
     return float((found - exact).norm()) <= TOLERANCE * float(exact.norm())
 
 
 def _first(problem: Problem, count: int) -> Batch:
-    """The problem's first samples."""
-    return next(batch for batch in problem.batches if len(batch)).take(slice(0, count))
+    """The problem's first samples, of a batch of several where there is one: a single one does not show whether samples meet."""
+    several = next((batch for batch in problem.batches if len(batch) > 1), None)
+    return (next(batch for batch in problem.batches if len(batch)) if several is None else several).take(slice(0, count))
 
 
 def _logits(problem: Problem) -> int:

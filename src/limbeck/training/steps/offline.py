@@ -12,6 +12,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import UsageError
 from limbeck.core.shown import shown
+from limbeck.core.term import Moment
 from limbeck.data.loader import Loader
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Solver
@@ -74,10 +75,11 @@ class Offline:
         student, optimizer = training.distiller.student, training.optimizer
         start, fresh = deepcopy(training.distiller.state_dict()), deepcopy(optimizer.state_dict())
         balance, factors = training.distiller.balancer.state(), training.distiller.objective.factors
-        first = len(loader) * self.epochs if self.epochs is not None else training.steps
-        for number in range(first):
+        steps, training.steps = training.steps, len(loader) * self.epochs if self.epochs is not None else training.steps
+        for number in range(training.steps):
             if number % len(loader) == 0:
                 batches = loader.epoch(number // len(loader))
+            training.distiller.objective.at(Moment(number, training.steps, number / len(loader)))
             part = training.engine.shard(next(batches))
             weighted_backward(training, part, torch.ones(len(part), device=part.index.device))
             training.apply()
@@ -93,7 +95,7 @@ class Offline:
         optimizer.load_state_dict(fresh)
         training.distiller.balancer.load_state(balance)
         training.distiller.objective.factors = factors
-        training.number = 0
+        training.number, training.steps = 0, steps
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of the student with the stored weights."""
