@@ -53,7 +53,7 @@ def test_a_misspelt_name_gets_the_nearest() -> None:
     model = nn.ModuleDict({"layer1": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
     with pytest.raises(UsageError, match="ModuleDict has no module that fits 'layr1'; did you mean 'layer1'"):
         matching_modules(model, ["layr1"])
-    with pytest.raises(UsageError, match="no module that fits 'conv"):
+    with pytest.raises(UsageError, match=r"no module that fits 'conv\*'; those at its top are layer1, head\."):
         Tapped(model, ["head", "conv*"])
 
 

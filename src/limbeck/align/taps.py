@@ -67,7 +67,9 @@ def matching_modules(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ..
     names = [name for name, _ in model.named_modules() if name]
     for pattern in patterns:
         if pattern != PENULTIMATE and not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(f"{type(model).__name__} has no module that fits '{pattern}'{nearest(pattern, names)}")
+            own = ", ".join(name for name, _ in model.named_children())
+            there = nearest(pattern, names) or (f"; those at its top are {own}." if own else "; it has none.")
+            raise UsageError(f"{type(model).__name__} has no module that fits '{pattern}'{there}")
     found = tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
     if PENULTIMATE not in patterns:
         return found
