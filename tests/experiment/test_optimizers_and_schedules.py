@@ -27,6 +27,11 @@ def test_specs_build_torch_optimizers_with_their_settings(spec: OptimizerSpec, m
             assert optimizer.defaults[name] == getattr(spec, name)
 
 
+def test_a_frozen_net_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"all parameters of the net are frozen, .* teacher_epochs: 0\."):
+        SGD(0.1).build([])
+
+
 @pytest.mark.parametrize(
     "arguments", [{"lr": 0}, {"lr": -1}, {"lr": math.nan}, {"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": -1}]
 )

@@ -56,7 +56,7 @@ class SGD:
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of these parameters."""
         return torch.optim.SGD(
-            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+            some(parameters), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )
 
 
@@ -83,7 +83,7 @@ class Adam:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of these parameters."""
-        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.Adam(some(parameters), lr=self.lr, weight_decay=self.weight_decay)
 
 
 @final
@@ -109,7 +109,22 @@ class AdamW:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of these parameters."""
-        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(some(parameters), lr=self.lr, weight_decay=self.weight_decay)
+
+
+def some(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """The parameters, of which there is at least one.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = list(parameters)
+    if not found:
+        raise UsageError(
+            "optimizer: all parameters of the net are frozen, so that there is nothing to train; leave out its "
+            "requires_grad_(False), or take a teacher as it is by teacher_epochs: 0."
+        )
+    return found
 
 
 def _check(lr: float, weight_decay: float, who: str) -> None:

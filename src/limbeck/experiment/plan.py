@@ -19,6 +19,7 @@ from limbeck.experiment.ready import as_teacher, cost_of, spoken_cost
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded, doubts_about_queries
 from limbeck.experiment.unit import Worker
+from limbeck.training.advice import advice
 
 INFLUENCE_SHARE = 1.0
 """What a weighted step takes beyond a plain one, in plain steps: a rough figure, see benchmarks/step.py."""
@@ -62,15 +63,11 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     sizes = [4 * parameters(teacher), 4 * parameters(student)]
     memory = sizes[0] + 5 * sizes[1] + activations  # student: weights, gradient, momentum, q and a lookahead or factors
     times = f"{teacher_steps} for the teacher + {count} x {student_steps} for the students"
-    sizes_of = ", ".join(f"{size} {name}" for name, size in data.splits.counts.items())
-    flipped = "" if data.clean is None else f", {int((~data.clean[data.splits.train]).sum())} training labels are wrong"
-    blank = int((~parts.data.labelled).sum())
-    blank_words = f", {blank} training samples have no label" if blank else ""
     with torch.no_grad():
         shape = list(Tapped(student.eval())(batch).logits.shape)
     lines = (
         f"recipe     {recipe.name}: nothing is trained and nothing written",
-        f"data       {parts.data.name}: {sizes_of}{flipped}{blank_words}",
+        f"data       {parts.data.name}: {_samples(parts, data)}",
         f"shapes     a batch is {list(batch.inputs.shape)}, logits are {shape}",
         f"teacher    {parts.teacher!r}: {spoken_cost(cost_of(teacher, batch))}",
         *(f"assistant  {net!r}: {parameters(net.build(data.spec)):,} parameters" for net in parts.assistants),
@@ -82,10 +79,20 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"steps      {_count(recipe.seeds, 'seed')} x ({times})",
         f"memory     {f'about {memory / 2**20:.0f}' if memory > 2**20 else 'less than 1'} MB a step beside the data",
         f"time       about {_spoken(seconds)} ({1000 * step_s:.1f} ms a plain step here and now)",
+        *(f"note       {sentence}" for sentence in advice(distiller, batch, teacher_moves=True)),
         *(f"note       {doubt}" for doubt in (*parts.data.doubts, *(doubts_about_queries(parts.data, data) if weighted else ()))),
         *_about_completions(recipe, data, recipe.seeds * worker.units(arms)),
     )
     return Plan(lines, seconds, memory)
+
+
+def _samples(parts: Parts, data: Seeded) -> str:
+    """How many samples each part of the data has, and how many labels are wrong or missing."""
+    said = [f"{size} {name}" for name, size in data.splits.counts.items()]
+    if data.clean is not None:
+        said.append(f"{int((~data.clean[data.splits.train]).sum())} training labels are wrong")
+    blank = int((~parts.data.labelled).sum())
+    return ", ".join([*said, *([f"{blank} training samples have no label"] if blank else [])])
 
 
 def _about_completions(recipe: Recipe, data: Seeded, nets: int) -> list[str]:
