@@ -4,9 +4,11 @@
     python benchmarks/methods.py --data 'Arrays("runs/data/mnist_half.npz")' --out runs/methods --page docs/methods/results.md
 
 Finished trainings are kept under --out and read, not run again. With --add the lines that the page has stay, and only methods
-that it lacks are trained; plain KD is trained again and must come out as on the page. Time and memory of a step are measured
+that it lacks are trained; plain KD is trained again and must come out as on the page. With --cost only what a step of the
+methods named costs is measured anew, for code that computes the same. Time and memory of a step are measured
 apart, each method interleaved with plain KD: process time, and the bytes that autograd keeps for the backward pass with the
-parameters, buffers and gradients of the terms' own parts.
+parameters, buffers and gradients of the terms' own parts. What a step may take is the catalogue's number where it has one, else
+what the method multiplies; what takes more is named under the table.
 Over 300 lines, since the list of what is tried stands beside how it is tried.
 """
 
@@ -23,6 +25,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ended import ended
 from limbeck.catalogue import rows
@@ -35,6 +38,8 @@ from limbeck.experiment.unit import Unit, Worker
 from limbeck.training.fit import fit
 
 PLAIN = "KD"
+NOISE = 0.1
+"""How far above its class a time may lie, in plain steps: some hundredths by chance, and what is not multiplied."""
 STAGES = '"layer?"'
 
 
@@ -123,7 +128,7 @@ METHODS: dict[str, Method] = {
     "MixUp": Method(changes={"transform": "MixUp()"}),
     "CutMix": Method(changes={"transform": "CutMix()"}),
     "MixDistribution": Method(changes={"transform": "MixDistribution()"}),
-    "InfluenceWeighting": Method(changes={"weighting": "InfluenceWeighting()"}),
+    "InfluenceWeighting": Method(changes={"weighting": 'InfluenceWeighting(normalise="zscore", refresh=20)'}),
 }
 WEIGHTED = "acts by influence weights, which clean labels give little to do"
 TOKENS = "is for the tokens of a text"
@@ -143,6 +148,15 @@ LEFT_OUT = {
 """Methods that have no place in this task, and why."""
 PLAIN_PARTS = {"Static", "Student", "CropFlip", "Chain"}
 """What plain distillation is made of."""
+
+
+def said(name: str) -> float | None:
+    """What the catalogue allows a step of the method, in plain ones; None where it says no number."""
+    known = set(re.findall(r"\w+", " ".join([METHODS[name].objective, *METHODS[name].changes.values()])))
+    found = [
+        row.steps for row in rows("terms", "weightings", "balancers", "steps", "averages") if row.name in known and row.steps
+    ]
+    return max(found, default=None)
 
 
 def missing() -> list[str]:
@@ -231,8 +245,15 @@ def stepper(
     return steps, kept
 
 
-def cost(data: str, name: str, out: Path, repeats: int = 5) -> tuple[float, float]:
-    """Time and memory of a step over plain KD's, interleaved."""
+def products(steps: Callable[[], None]) -> int:
+    """How many multiplications and additions the matrix products and convolutions of these steps take."""
+    with FlopCounterMode(display=False) as counted:
+        steps()
+    return counted.get_total_flops()
+
+
+def cost(data: str, name: str, out: Path, repeats: int = 5) -> tuple[float, float, float]:
+    """Time of a step, what it may take, and its memory, over plain KD's; the time interleaved."""
     plain, own = made(data, PLAIN, 1, out), made(data, name, 1, out)
     sets = seeded(own[0].recipe, own[0].parts, 0)
     teacher = own[0].teacher(sets).model
@@ -249,10 +270,11 @@ def cost(data: str, name: str, out: Path, repeats: int = 5) -> tuple[float, floa
             times.append(time.process_time() - began)
         if number:
             ratios.append(2 * times[1] / (times[0] + times[2]))
-    return statistics.median(ratios), kept() / base_kept()
+    allowed = said(name) or products(steps) / products(base)
+    return statistics.median(ratios), allowed, kept() / base_kept()
 
 
-def row(name: str, units: list[Unit], plain: list[Unit], spent: tuple[float, float]) -> str:
+def row(name: str, units: list[Unit], plain: list[Unit], spent: tuple[float, float, float]) -> str:
     """A method's line of the table."""
     gains = [
         100 * ((unit.figures["accuracy"] or 0) - (base.figures["accuracy"] or 0)) for unit, base in zip(units, plain, strict=True)
@@ -264,7 +286,7 @@ def row(name: str, units: list[Unit], plain: list[Unit], spent: tuple[float, flo
     against = "-" if name == PLAIN else f"{statistics.mean(gains):+.1f} ± {error:.1f}"
     return (
         f"| {name} | {what} | {100 * cells['accuracy']:.1f} | {against} | {cells['nll']:.3f} | {cells['ece']:.3f} "
-        f"| {cells['agreement']:.3f} | {spent[0]:.2f} | {spent[1]:.2f} |"
+        f"| {cells['agreement']:.3f} | {spent[0]:.2f} | {spent[1]:.2f} | {spent[2]:.2f} |"
     )
 
 
@@ -285,21 +307,31 @@ def page(lines: dict[str, str], seeds: int, data: str, command: str) -> str:
         f"Made by `benchmarks/methods.py`; no figure is typed in. {data}: ResNet-20 to ResNet-8, 12 epochs, {seeds} paired",
         f"seeds, the same first weights and order of samples for all, torch {torch.__version__}. Accuracy in per cent, with the",
         "mean paired difference to plain KD and its standard error, NLL in nats, ECE: expected calibration error, agreement with",
-        "the teacher; time and memory of a step as ratios to plain KD's (weighted steps: the mean of a run's first 60).",
+        "the teacher; time and memory of a step as ratios to plain KD's (weighted steps: the mean of a run's first 60). Class:",
+        "what a step may take: by the catalogue where it goes through the nets more often than plain KD's, else by its products,",
+        "those of matrices and convolutions, over plain KD's.",
         "",
         "**Read it with care.** One small task, coefficients of papers that had other tasks, no search: it shows that every",
         "method trains, what it costs, and where it is out of its depth. It does not rank methods.",
         "",
-        "| method | objective and changes | accuracy | against KD | NLL | ECE | agreement | time | memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | objective and changes | accuracy | against KD | NLL | ECE | agreement | time | class | memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(lines[name] for name in METHODS if name in lines),
     ]
+    table += ["", over(lines)]
     whys = dict.fromkeys(LEFT_OUT.values())
     left = [f"{', '.join(f'`{name}`' for name, own in LEFT_OUT.items() if own == why)} ({why})" for why in whys]
     table += ["", f"Left out: {'; '.join(left)}."]
     if missing():
         table += ["", f"Not run yet: {', '.join(f'`{name}`' for name in missing())}."]
     return "\n".join(table) + "\n"
+
+
+def over(lines: dict[str, str]) -> str:
+    """Which methods take more than their class allows."""
+    cells = {name: [float(cell) for cell in line.split("|")[-4:-2]] for name, line in lines.items()}
+    found = [f"{name} {time:.2f} ({most:.2f})" for name, (time, most) in cells.items() if time > most + NOISE]
+    return f"More than a tenth of a plain step over its class: {', '.join(found) or 'none'}. The methods' pages say why."
 
 
 def lines_of(path: Path) -> dict[str, str]:
@@ -314,35 +346,52 @@ def main() -> None:
     parser.add_argument("--data", default='Arrays("runs/data/mnist_half.npz")', help="a data expression")
     parser.add_argument("--only", nargs="*", default=[], help="these methods alone")
     parser.add_argument("--add", action="store_true", help="keep the lines of --page, and run what it lacks")
+    parser.add_argument("--cost", nargs="+", default=[], choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=3, help="paired runs of each method")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"), help="folder of runs and figures")
     parser.add_argument("--page", type=Path, help="the Markdown file to write; printed when left out")
     parser.add_argument("--no-cost", action="store_true", help="leave out time and memory of a step")
     options = parser.parse_args()
-    if options.add and not options.page:
-        parser.error("--add needs the --page to add to")
+    if (options.add or options.cost) and not options.page:
+        parser.error("--add and --cost need the --page that they change")
+    if options.cost:
+        lines = again(options.page, {name: cost(options.data, name, options.out) for name in options.cost})
+        options.page.write_text(page(lines, options.seeds, options.data, made_by(options)))
+        return
     earlier = lines_of(options.page) if options.add else {}
     names = [name for name in options.only or METHODS if name not in {PLAIN, *earlier}]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         found = run(options.data, [PLAIN], options.seeds, options.out)
-        same = row(PLAIN, found[PLAIN], found[PLAIN], (0, 0)).split("|")[:-3]
-        if PLAIN in earlier and earlier[PLAIN].split("|")[:-3] != same:
+        same = row(PLAIN, found[PLAIN], found[PLAIN], (0, 0, 0)).split("|")[:-4]
+        if PLAIN in earlier and earlier[PLAIN].split("|")[:-4] != same:
             parser.error(f"plain KD does not come out as on the page, so that the others cannot be compared: {'|'.join(same)}")
         found.update(run(options.data, names, options.seeds, options.out))
         costs = {} if options.no_cost else costs_of(options.data, list(found), options.out)
-    command = "python benchmarks/methods.py " + f"--data {shlex.quote(options.data)} --seeds {options.seeds}"
-    none = (float("nan"), float("nan"))
+    none = (float("nan"),) * 3
     lines = {name: row(name, units, found[PLAIN], costs.get(name, none)) for name, units in found.items()}
-    text = page({**lines, **earlier}, options.seeds, options.data, command)
+    text = page({**lines, **earlier}, options.seeds, options.data, made_by(options))
     if options.page:
         options.page.write_text(text)
     else:
         print(text)
 
 
-def costs_of(data: str, names: list[str], out: Path) -> dict[str, tuple[float, float]]:
-    """Time and memory of a step of each method; what was measured before is read."""
+def made_by(options: argparse.Namespace) -> str:
+    """The command that makes the whole page."""
+    return f"python benchmarks/methods.py --data {shlex.quote(options.data)} --seeds {options.seeds}"
+
+
+def again(path: Path, measured: dict[str, tuple[float, float, float]]) -> dict[str, str]:
+    """The lines of an earlier page's table, with what a step of some methods costs by a new measurement."""
+    lines = lines_of(path)
+    for name, spent in measured.items():
+        lines[name] = "|".join([*lines[name].split("|")[:-4], *(f" {cell:.2f} " for cell in spent), ""])
+    return lines
+
+
+def costs_of(data: str, names: list[str], out: Path) -> dict[str, tuple[float, float, float]]:
+    """Time, class and memory of a step of each method; what was measured before is read."""
     kept = out / "costs.json"
     costs = {name: tuple(pair) for name, pair in json.loads(kept.read_text()).items()} if kept.exists() else {}
     for name in names:

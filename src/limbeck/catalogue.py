@@ -77,6 +77,8 @@ class Row:
         cost: What it adds to a plain step or run.
         status: "experimental" until the paper's result is reproduced.
         package: Which package it comes from; set when rows are read.
+        steps: How many plain steps of distillation one with it takes at most, of two terms and one teacher, where it goes through
+            the nets more often than those; `benchmarks/methods.py` holds it to that.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Row:
     cost: str = ""
     status: Status = "stable"
     package: str = OWN
+    steps: float | None = None
 
     def resolve(self) -> Callable[..., object]:
         """Import the class (or function) of this row.
@@ -761,6 +764,7 @@ ROWS: tuple[Row, ...] = (
         KD_AIF,
         "query set",
         "one student pass in some, a query gradient every few steps",
+        steps=1.4,
     ),
     Row("Uniform", "weightings", "limbeck.weighting.uniform:Uniform", "All weights 1", "", "", "none"),
     Row("Random", "weightings", "limbeck.weighting.controls:Random", "Control: random weights", "", "", "none"),
@@ -877,6 +881,7 @@ ROWS: tuple[Row, ...] = (
         "one term with and one without a teacher",
         "two backward passes of the last layer; one of the whole net more at level 'all'",
         "experimental",
+        steps=1.5,
     ),
     Row(
         "Uncertainty",
@@ -887,6 +892,7 @@ ROWS: tuple[Row, ...] = (
         "",
         "none",
         "experimental",
+        steps=1.0,
     ),
     Row(
         "GradientAlignment",
@@ -897,6 +903,7 @@ ROWS: tuple[Row, ...] = (
         "two terms or more",
         "one backward pass per term",
         "experimental",
+        steps=1.5,
     ),
     Row(
         "PCGrad",
@@ -907,6 +914,7 @@ ROWS: tuple[Row, ...] = (
         "limbeck[balance]",
         "one backward pass per term",
         "experimental",
+        steps=1.5,
     ),
     Row(
         "MGDA",
@@ -917,6 +925,7 @@ ROWS: tuple[Row, ...] = (
         "limbeck[balance]",
         "one backward pass per term",
         "experimental",
+        steps=1.5,
     ),
     Row(
         "CAGrad",
@@ -927,6 +936,7 @@ ROWS: tuple[Row, ...] = (
         "limbeck[balance]",
         "one backward pass per term",
         "experimental",
+        steps=1.5,
     ),
     Row(
         "UPGrad",
@@ -937,6 +947,7 @@ ROWS: tuple[Row, ...] = (
         "",
         "one backward pass per term",
         "experimental",
+        steps=1.5,
     ),
     # mixtures
     Row(
@@ -1074,6 +1085,7 @@ ROWS: tuple[Row, ...] = (
         "a teacher of the student's architecture",
         "one copy of the student",
         "experimental",
+        steps=1.0,
     ),
     Row(
         "Mutual",
@@ -1084,6 +1096,7 @@ ROWS: tuple[Row, ...] = (
         "trainable teachers",
         "a training step of each peer",
         "experimental",
+        steps=2.1,
     ),
     Row(
         "HARD",
@@ -1094,6 +1107,7 @@ ROWS: tuple[Row, ...] = (
         "images, one teacher",
         "about three plain steps",
         "experimental",
+        steps=3.0,
     ),
     Row(
         "OnPolicy",
@@ -1175,6 +1189,7 @@ ROWS: tuple[Row, ...] = (
         "objective with TGeoKD, query set",
         "about three plain steps when the controller learns",
         "experimental",
+        steps=3.0,
     ),
     # data
     Row("Digits", "data", "limbeck.data.digits:Digits", "Handwritten digits of scikit-learn, 1,797 images of 8 x 8, no download"),

@@ -40,14 +40,34 @@ def test_a_fusion_mixes_by_its_attention() -> None:
     fusion = Fusion(2, 3, 4, fuses=True).double().eval()
     features, deeper = normal(5, 2, 4, 4), normal(5, 3, 2, 2, seed=1)
     with torch.no_grad():
-        fusion.attend[0].weight.zero_()  # type: ignore[index,union-attr]
-        fusion.attend[0].bias.copy_(torch.tensor([50.0, -50.0]))  # type: ignore[index,union-attr]
-        _, own = fusion(features, deeper)
+        fusion.attend.weight.zero_()  # type: ignore[union-attr]
+        fusion.attend.bias.copy_(torch.tensor([50.0, -50.0]))  # type: ignore[union-attr]
+        _, own = fusion(features, deeper, features.shape[2:])
         assert_close(own, fusion.narrow(features))
-        fusion.attend[0].bias.copy_(torch.tensor([-50.0, 50.0]))  # type: ignore[index,union-attr]
-        out, handed = fusion(features, deeper)
+        fusion.attend.bias.copy_(torch.tensor([-50.0, 50.0]))  # type: ignore[union-attr]
+        out, handed = fusion(features, deeper, features.shape[2:])
     assert_close(handed, deeper.repeat_interleave(2, 2).repeat_interleave(2, 3))
     assert out.shape == (5, 4, 4, 4)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (2, 3), (1, 2)])
+def test_attention_is_that_of_both_maps_put_together(size: tuple[int, int]) -> None:
+    """The slow twin: enlarge (or thin out), put together, convolve."""
+    fusion, own, deeper = Fusion(2, 3, 4, fuses=True).double(), normal(5, 3, *size), normal(5, 3, 2, 3, seed=1)
+    both = torch.cat([own, torch.nn.functional.interpolate(deeper, size)], 1)
+    assert fusion.attend is not None
+    assert_close(fusion.shares(own, deeper), fusion.attend(both).sigmoid(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_teachers_size_is_taken_before_the_convolution() -> None:
+    """As in the authors' code: a map that is enlarged afterwards would be constant on squares of 2 x 2."""
+    fusion, features = Fusion(2, 3, 4, fuses=False).double().eval(), normal(5, 2, 2, 2)
+    with torch.no_grad():
+        out, handed = fusion(features, None, torch.Size((4, 4)))
+        enlarged = fusion.narrow(features).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        assert_close(handed, enlarged)
+        assert_close(out, fusion.out(enlarged))
+        assert not torch.equal(out[:, :, 0, 0], out[:, :, 1, 1])
 
 
 def test_a_deeper_feature_reaches_a_shallower_stage_and_not_the_other_way() -> None:
@@ -55,10 +75,10 @@ def test_a_deeper_feature_reaches_a_shallower_stage_and_not_the_other_way() -> N
     features = {name: part.clone().requires_grad_() for name, part in both.student.features.items()}
     handed = None
     reached = []
-    for fusion, (student, _) in zip(
+    for fusion, (student, teacher) in zip(
         term.fusions, term.both(replace(both, student=replace(both.student, features=features))), strict=True
     ):
-        made, handed = fusion(student, handed)
+        made, handed = fusion(student, handed, teacher.shape[2:])
         slopes = torch.autograd.grad(made.square().sum(), list(features.values()), allow_unused=True, retain_graph=True)
         reached.append([name for name, slope in zip(features, slopes, strict=True) if slope is not None])
     assert reached == [["penultimate"], ["layer3", "penultimate"], ["layer2", "layer3", "penultimate"], list(features)[:4]]

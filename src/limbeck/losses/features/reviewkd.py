@@ -40,7 +40,8 @@ class ReviewKD(FeatureTerm):
         UsageError: warm_up is below 0, there is no teacher, or no such feature.
 
     Reference: Chen, Liu, Zhao, Jia, 2021, arXiv:2104.09044, sec. 3. Differs from the paper: the teacher's stages are what the
-    taps give, for our nets after the ReLU (the code takes them before it); the warm-up runs within epochs.
+    taps give, for our nets after the ReLU (the code takes them before it); the warm-up runs within epochs; convolutions start
+    as torch's own do, which the normalisation behind them evens out.
 
     >>> ReviewKD()
     ReviewKD(warm_up=20)
@@ -108,17 +109,16 @@ class ReviewKD(FeatureTerm):
         handed: Tensor | None = None
         found = []
         for fusion, (student, teacher) in zip(self.fusions, self.both(views), strict=True):
-            made, handed = fusion(student, handed)
-            made = full_precision(made)
-            if made.shape[2:] != teacher.shape[2:]:
-                made = F.interpolate(made, teacher.shape[2:])
-            found.append(hierarchical_context(made, teacher))
+            made, handed = fusion(student, handed, teacher.shape[2:])
+            found.append(hierarchical_context(full_precision(made), teacher))
         return self._strength * torch.stack(found).sum(0)
 
 
 @final
 class Fusion(nn.Module):
     """Attention-based fusion: x z_0 + y z_1, z two maps in (0, 1) made of both, then a 3x3 convolution to the teacher's width.
+
+    Where the teacher's map has another size, the fused one takes it before the convolution, by its nearest places.
 
     Args:
         inputs: Channels of the student's map.
@@ -130,16 +130,25 @@ class Fusion(nn.Module):
     def __init__(self, inputs: int, middle: int, outputs: int, *, fuses: bool) -> None:
         super().__init__()
         self.narrow = nn.Sequential(nn.Conv2d(inputs, middle, 1, bias=False), nn.BatchNorm2d(middle))
-        self.attend = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuses else None
+        self.attend = nn.Conv2d(2 * middle, 2, 1) if fuses else None
         self.out = nn.Sequential(nn.Conv2d(middle, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
 
-    def forward(self, features: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The map to compare, and what is handed to the next shallower level."""
+    def shares(self, own: Tensor, deeper: Tensor) -> Tensor:
+        """z_0 and z_1, [B, 2, H, W]: `attend` of both maps together, without putting them together.
+
+        A convolution of single places is a sum over the maps, and enlarging by nearest places can wait until after it.
+        """
+        assert self.attend is not None
+        first, second = self.attend.weight.chunk(2, 1)
+        return (F.conv2d(own, first, self.attend.bias) + F.interpolate(F.conv2d(deeper, second), own.shape[2:])).sigmoid()
+
+    def forward(self, features: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
+        """The map to compare, of the teacher's height and width, and what is handed to the next shallower level."""
         own: Tensor = self.narrow(features)
         if self.attend is not None and deeper is not None:
-            deeper = F.interpolate(deeper, own.shape[2:])
-            shares = self.attend(torch.cat([own, deeper], 1))
-            own = own * shares[:, :1] + deeper * shares[:, 1:]
+            shares = self.shares(own, deeper)
+            own = torch.addcmul(own * shares[:, :1], F.interpolate(deeper, own.shape[2:]), shares[:, 1:])
+        own = own if own.shape[2:] == size else F.interpolate(own, size)
         return self.out(own), own
 
 
