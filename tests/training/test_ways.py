@@ -372,6 +372,22 @@ def test_the_teacher_moves_alike_by_every_way_and_answers_once(kind: str) -> Non
         assert_close(found.student, wanted.student, rtol=1e-9, atol=1e-11)
 
 
+def test_a_layer_that_thaws_between_two_steps_is_seen() -> None:
+    found = []
+    for way in ("separate", "captured"):
+        made = parts(weights=weighting(way=way), double=True)
+        training, batch = prepared(made, Student())
+        student = made.distiller.student
+        first = next(iter(student.parameters()))
+        for moving in (True, False, True):
+            first.requires_grad_(moving)
+            before = first.detach().clone()
+            Student()(training, batch)
+            assert torch.equal(first, before) is not moving
+        found.append({name: part.detach() for name, part in student.named_parameters()})
+    assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
+
+
 def test_the_way_is_kept_and_can_be_named() -> None:
     assert train(parts(weights=weighting())).training.way.way == "captured"  # type: ignore[union-attr]
     assert train(parts(kind="batchnorm", weights=weighting())).training.way.way == "carried"  # type: ignore[union-attr]

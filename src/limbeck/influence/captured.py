@@ -79,16 +79,17 @@ def obstacles(model: nn.Module) -> list[str]:
 class Capture:
     """Calls of a model's layers, in order, while `recording` is on.
 
+    Whoever takes step after step keeps one: room for the samples' gradients, which wait for the weights, costs more to ask for
+    anew each time than what is written into it.
+
     Args:
         model: Whose trainable parameters matter.
-        scratch: Room for samples' gradients that are kept until the weights are known, by the number of the call. Whoever takes
-            step after step hands the same in: memory that is asked for anew each time costs more than what is written into it.
         shared: Names of embeddings that all samples look up alike, such as positions. What a batch of another size has shown is
             handed in: where there are as many samples as places, `[L]` ids cannot be told from one for each sample.
     """
 
-    def __init__(self, model: nn.Module, scratch: dict[int, Tensor] | None = None, shared: set[str] | None = None) -> None:
-        self.scratch = {} if scratch is None else scratch
+    def __init__(self, model: nn.Module, shared: set[str] | None = None) -> None:
+        self.scratch: dict[int, Tensor] = {}  # by the number of the call
         self.shared = set() if shared is None else shared
         self.lookups = {id(part): name for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
         self.parameters = trainable(model)
@@ -100,6 +101,11 @@ class Capture:
         self.in_place = any(getattr(module, "inplace", False) for module in model.modules())
         self.calls: list[Call] = []
         self.size = 0  # numbers captured of a sample
+
+    def fits(self, model: nn.Module) -> bool:
+        """Whether these are the parameters that the model trains now."""
+        own = trainable(model)
+        return own.keys() == self.parameters.keys() and all(part is self.parameters[name] for name, part in own.items())
 
     @contextmanager
     def recording(self, count: int) -> Iterator[None]:

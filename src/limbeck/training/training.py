@@ -13,6 +13,7 @@ from limbeck.core.errors import RunError
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
+from limbeck.influence.captured import Capture
 from limbeck.influence.pieces import Pieces
 from limbeck.influence.ways import Choice
 
@@ -56,7 +57,7 @@ class Training:
         queries: The query set on the device, None where there is none.
         number: Optimiser steps taken.
         way: How weighted steps get their inner products; None until the first one has chosen.
-        scratch: Room that captured steps write into, kept from step to step.
+        capture: What captured steps take their products with, and the room that they write into.
     """
 
     distiller: Distiller
@@ -70,7 +71,7 @@ class Training:
     queries: Batch | None = None
     number: int = 0
     way: Choice | None = None
-    scratch: dict[int, Tensor] = field(default_factory=dict)
+    capture: Capture | None = None
 
     def __post_init__(self) -> None:
         self._cut = Pieces(self.distiller.student, self.distiller.task().query_loss)

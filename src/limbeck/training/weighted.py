@@ -259,9 +259,7 @@ def _chosen(training: Training, parts: list[Part], q: Vector) -> StepWay:
 def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor | None = None) -> tuple[Record, Part]:
     """One backward pass to the layers' outputs; scores, weights and the weighted gradient are made of what was captured there."""
     distiller, engine, count = training.distiller, training.engine, len(part.batch)
-    assert training.way is not None
-    capture = Capture(distiller.student, training.scratch, set(training.way.shared))
-    ones = torch.ones(count, device=part.batch.index.device)
+    capture, ones = _capture_of(training), torch.ones(count, device=part.batch.index.device)
     with engine.autocast(), capture.recording(count):
         views = Views(training.student(part.batch), part.teacher, part.batch)
     before = torch.get_rng_state()
@@ -275,11 +273,21 @@ def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor
     for name, gradient in capture.gradients(counting).items():
         own = capture.parameters[name]
         own.grad = gradient if own.grad is None else own.grad + gradient
+    capture.calls.clear()
     if any(part.requires_grad for part in distiller.objective.parameters()):
         with engine.autocast(), random_state(before):  # terms that draw draw the same again
             engine.backward(distiller.loss(Views(views.student.detach(), views.teacher, views.batch), counting).total)
     total = float((losses * counting.to(losses.dtype)).mean())
     return _record(training, [views], values, total, weights, amounts), replace(part, student=views.student.detach())
+
+
+def _capture_of(training: Training) -> Capture:
+    """That of the steps before; a new one where other parameters are trained than theirs."""
+    student = training.distiller.student
+    if training.capture is None or not training.capture.fits(student):
+        assert training.way is not None
+        training.capture = Capture(student, set(training.way.shared))
+    return training.capture
 
 
 def _record(
