@@ -3,6 +3,8 @@
 Over 300 lines: both inverses share their factors, and so their tests.
 """
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -334,6 +336,19 @@ def test_frozen_tied_and_keyword_calls() -> None:
     named = Tapped(Net(lambda net, x: net.head(input=torch.tanh(net.body(input=x))), body=nn.Linear(5, 4), head=nn.Linear(4, 3)))
     problem = Problem(named, Supervised(), [BY_NAME["mlp"].batch(torch.float32)], generator())
     assert set(estimate(capture(problem)).layers) == {"model.body", "model.head"}
+
+
+def test_positions_as_rows_are_positions_of_their_samples() -> None:
+    """A net that lays the tokens of all samples side by side has the curvature of one that keeps them apart."""
+
+    def found(rows: Callable[[Tensor], Tensor]) -> Tensor:
+        torch.manual_seed(0)
+        run = lambda net, x: net.part(rows(x)).unflatten(0, (len(x), -1)).flatten(1, -2).mean(1)  # noqa: E731
+        model = Tapped(Net(run, part=nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, CLASSES)))).double()
+        batch = Batch(normal(6, 4, 5), labels(6, classes=CLASSES), torch.arange(6))
+        return flatten(EKFAC().solve(direction(model), Problem(model, Supervised(), [batch], generator())))
+
+    assert_close(found(lambda x: x.flatten(0, 1)), found(lambda x: x), rtol=1e-10, atol=1e-12)
 
 
 def test_wide_normalisations_have_no_matrix_of_their_own() -> None:

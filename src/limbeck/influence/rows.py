@@ -15,7 +15,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.captured import FIRST, Call, Capture, gain_and_shift
-from limbeck.influence.curvature.capture import Block
+from limbeck.influence.curvature.capture import Block, by_sample
 from limbeck.influence.gradients import Loss
 from limbeck.influence.vectors import Vector
 
@@ -65,15 +65,7 @@ class Layers:
 
     def _pair(self, call: Call, block: Block) -> tuple[Tensor, Tensor]:
         assert call.gradient is not None
-        return self._by_sample(block.inputs(call.inputs)), self._by_sample(block.gradients(call.gradient))
-
-    def _by_sample(self, part: Tensor) -> Tensor:
-        """[B k, G, T, n] of a layer that saw k rows of each sample -> [B, G, k T, n]."""
-        rows, groups, positions, width = part.shape
-        if rows == self.count:
-            return part
-        split = part.reshape(self.count, rows // self.count, groups, positions, width)
-        return split.transpose(1, 2).reshape(self.count, groups, -1, width)
+        return by_sample(block.inputs(call.inputs), self.count), by_sample(block.gradients(call.gradient), self.count)
 
     def _written(self, call: Call) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of a call's weight and bias, [B, ...]."""
@@ -225,7 +217,10 @@ class OutputRows(Layers):
             each = [self._written(replace(call, gradient=slope)) for slope in there]
             found = [None if own[0] is None else torch.stack(own, 1) for own in zip(*each, strict=True)]
         else:
-            a, d = self._by_sample(block.inputs(call.inputs)), [self._by_sample(block.gradients(slope)) for slope in there]
+            a, d = (
+                by_sample(block.inputs(call.inputs), self.count),
+                [by_sample(block.gradients(one), self.count) for one in there],
+            )
             matrices = torch.cat(d, 3).transpose(2, 3) @ a
             matrices = matrices.reshape(*a.shape[:2], self.outputs, -1, a.shape[3]).transpose(1, 2)
             kept = matrices if bias is None else matrices[..., :-1]

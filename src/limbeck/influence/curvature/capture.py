@@ -66,7 +66,7 @@ class Block:
 
     def pair(self, activation: Tensor, gradient: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """One call's inputs and output gradients, of as many samples as `count` says."""
-        return self.inputs(activation), self.gradients(gradient)
+        return by_sample(self.inputs(activation), count), by_sample(self.gradients(gradient), count)
 
     def inputs(self, activation: Tensor) -> Tensor:
         """The layer's input as rows that its weight multiplies: [B, groups, positions, inputs (+1)]."""
@@ -79,6 +79,14 @@ class Block:
         if isinstance(self.layer, nn.Linear):
             return gradient.reshape(len(gradient), 1, -1, gradient.shape[-1])
         return gradient.reshape(len(gradient), self.layer.groups, gradient.shape[1] // self.layer.groups, -1).transpose(2, 3)
+
+
+def by_sample(part: Tensor, count: int) -> Tensor:
+    """[B k, G, T, n] of a layer that saw k rows of each of `count` samples -> [B, G, k T, n]; other rows stay as they are."""
+    rows, groups, _, width = part.shape
+    if rows == count or rows % count:
+        return part
+    return part.reshape(count, rows // count, groups, -1, width).transpose(1, 2).reshape(count, groups, -1, width)
 
 
 @dataclass(frozen=True)
