@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from training_makers import Records, net, parts, train, weighting
+from training_makers import Records, net, parts, prepared, train, weighting
 
 from limbeck.core.errors import RunError
+from limbeck.influence.ways import Choice
 from limbeck.training.callback import Callback
-from limbeck.training.checkpoint import VERSION, Keeper, load, save, write_whole
+from limbeck.training.checkpoint import VERSION, Keeper, load, restore, save, snapshot, write_whole
 from limbeck.training.steps.simultaneous import Simultaneous
+from limbeck.training.steps.student import Student
 from limbeck.training.training import Record, Training
 
 STATE = {"number": 3, "student": {"a": torch.arange(4.0)}, "rows": [{"loss": 0.5, "name": "x"}]}
@@ -208,3 +210,13 @@ def test_a_snapshot_is_not_changed_by_what_follows(tmp_path: Path) -> None:
     for name, part in fresh.distiller.student.state_dict().items():
         assert torch.equal(part, kept["student"][name])
     assert net().state_dict().keys() == fresh.distiller.student.model.state_dict().keys()
+
+
+def test_what_the_trial_of_the_ways_has_shown_is_kept() -> None:
+    step, found = Student(), Choice("captured", ("one reason",), ("model.places",))
+    training, _ = prepared(parts(weights=weighting()), step)
+    training.way = found
+    state = snapshot(training, step, [])
+    training.way = None
+    restore(state, training, step, [])
+    assert training.way == found
