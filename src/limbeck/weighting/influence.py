@@ -161,9 +161,11 @@ class InfluenceWeighting(Weighting):
         queries, seed = [self._queries(number)], generator.initial_seed()
         with self._apart(number):
             found = score(self.setting.student, self.setting.task, everyone(), queries, self.solver, seed=seed, curvature=drawn)
-        z = normalise(self._finite(found.phi, number), self._scale(self.pace))
+        scale = self._scale(self.pace)
+        scaled = self._table.mean(found.index, normalise(self._finite(found.phi, number), scale))
+        z = normalise(scaled, scale)
         weights = mean_one(squash(z, self.gain, self.clamp), self.MEAN_LIMIT)
-        self._table.keep(found.index, found.phi, weights, number // self.setting.per_epoch)
+        self._table.keep(found.index, scaled, found.phi, weights, number // self.setting.per_epoch)
         self._shares.append(float(effective_sample_size(weights)) / len(weights))
         self._figures = {"query_loss": found.query_loss, "saturated": float(saturated(z, self.gain, self.clamp))}
         self._figures["scale"] = float(found.phi.std(correction=0))
