@@ -68,19 +68,22 @@ class Table:
     """The scores and weights of all training samples, by identity, and when they were taken.
 
     The first epoch is unweighted, since a net that has seen nothing yet has little to say of its samples; scores are taken
-    after it and then every `epochs` epochs. The score of one moment is noisy, so a weight goes by the mean of a sample's scores
-    over all rounds so far, each on its own scale, as TracIn sums over checkpoints (Pruthi and others, arXiv:2002.08484, eq. 3).
+    after it and then every `epochs` epochs. The score of one moment is noisy, so a weight goes by a running mean of a sample's
+    scores, each round's on its own scale and with a share of 0.3, where TracIn sums over checkpoints (Pruthi and others,
+    arXiv:2002.08484, eq. 3).
 
     Args:
         epochs: Epochs between two rounds of scores, >= 1.
     """
+
+    SHARE = 0.3
+    """Of the newest round in the running mean."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
         self.scores: Tensor | None = None
         self.weights: Tensor | None = None
         self.scaled: Tensor | None = None
-        self.rounds = 0
         self.taken = -1
 
     def due(self, number: int, per_epoch: int) -> bool:
@@ -89,13 +92,13 @@ class Table:
         return epoch >= 1 and (self.taken < 0 or (epoch - 1) // self.epochs > (self.taken - 1) // self.epochs)
 
     def mean(self, index: Tensor, scaled: Tensor) -> Tensor:
-        """The mean over the rounds so far, with this one, [N].
+        """The running mean over the rounds so far, with this one, [N].
 
         Args:
             index: int64 [N], identities.
             scaled: [N], this round's scores on a common scale.
         """
-        return scaled if self.scaled is None else torch.lerp(self.scaled[index], scaled.float(), 1 / (self.rounds + 1))
+        return scaled.float() if self.scaled is None else torch.lerp(self.scaled[index], scaled.float(), self.SHARE)
 
     def keep(self, index: Tensor, scaled: Tensor, scores: Tensor, weights: Tensor, epoch: int) -> None:
         """Store a round of scores.
@@ -109,7 +112,6 @@ class Table:
         """
         size = int(index.max()) + 1
         self.scaled = torch.zeros(size, device=scores.device).index_put((index,), scaled.float())
-        self.rounds += 1
         self.scores = torch.zeros(size, device=scores.device).index_put((index,), scores.float())
         self.weights = torch.ones(size, device=weights.device).index_put((index,), weights.float())
         self.taken = epoch
@@ -118,10 +120,9 @@ class Table:
         """For a checkpoint."""
         if self.scores is None or self.weights is None or self.scaled is None:
             return {}
-        numbers = {"taken": torch.tensor(self.taken), "rounds": torch.tensor(self.rounds)}
-        return {"scores": self.scores, "weights": self.weights, "scaled": self.scaled, **numbers}
+        return {"scores": self.scores, "weights": self.weights, "scaled": self.scaled, "taken": torch.tensor(self.taken)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
         self.scores, self.weights, self.scaled = state.get("scores"), state.get("weights"), state.get("scaled")
-        self.taken, self.rounds = int(state.get("taken", torch.tensor(-1))), int(state.get("rounds", torch.tensor(0)))
+        self.taken = int(state.get("taken", torch.tensor(-1)))
