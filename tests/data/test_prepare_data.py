@@ -15,6 +15,7 @@ def prepare(*words):
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, words)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_cifar10_with_human_labels(shared_data, tmp_path):
     out = tmp_path / "c.npz"
     done = prepare(shared_data, "cifar10", "--per-class", 20, "--test-per-class", 5, "--labels", "worst", "--out", out)
@@ -37,6 +38,7 @@ def test_mnist(shared_data, tmp_path):
     assert (source.input_shape, len(source), len(source.test_rows)) == ((1, 28, 28), 130, 30)
 
 
+@pytest.mark.slow
 def test_halved_pictures_are_means_of_four_pixels(shared_data, tmp_path):
     for name, words in {"whole": [], "half": ["--halve"]}.items():
         done = prepare(shared_data, "mnist", "--per-class", 2, "--test-per-class", 1, *words, "--out", tmp_path / f"{name}.npz")

@@ -70,6 +70,7 @@ def test_a_term_on_replies_that_the_data_have_not_is_refused(table: str, reply: 
         dry_run(tiny(table, data=data, objective=objective))
 
 
+@pytest.mark.slow
 def test_adpa_learns_from_a_pair_whose_weights_are_given(table: str, tmp_path: Path) -> None:
     pair = f"AlignedPair({GPT}, {GPT})"
     own = {

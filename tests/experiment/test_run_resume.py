@@ -109,6 +109,7 @@ class Power(BaseException):
     """The power fails; nothing catches it."""
 
 
+@pytest.mark.slow
 def test_the_power_fails_while_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At one write after the other, before and after the file has its name."""
     recipe = tiny(compare=[], seeds=1, epochs=1)

@@ -225,10 +225,10 @@ def test_a_dry_run_trains_and_writes_nothing(tmp_path: Path, monkeypatch: pytest
             dry_run(tiny(**changes))
 
 
-SLOW = [pytest.param(step, marks=pytest.mark.slow) for step in ("Sequential()", "TeacherOnly()")]
+SLOW = [pytest.param(step, marks=pytest.mark.slow) for step in ("Offline(epochs=1)", "Sequential()", "TeacherOnly()")]
 
 
-@pytest.mark.parametrize("step", ["Simultaneous(feedback=0.5)", "Offline(epochs=1)", *SLOW])
+@pytest.mark.parametrize("step", ["Simultaneous(feedback=0.5)", *SLOW])
 def test_every_mechanism_runs_whole(tmp_path: Path, step: str) -> None:
     found = run(tiny(step=step, seeds=1, epochs=1, compare=["uniform"]), tmp_path / "run").content
     figures = found["arms"]["kd_aif"]["per_seed"]

@@ -100,6 +100,7 @@ def logit(number: int, student: Forward, batch: Batch) -> Tensor:
     return student(batch).logits.flatten(1)[:, number]
 
 
+@pytest.mark.slow
 @each_case
 def test_matrix_and_scores_on_every_net_also_sample_by_sample(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = case.make(), case.batch()
