@@ -100,19 +100,18 @@ def logit(number: int, student: Forward, batch: Batch) -> Tensor:
     return student(batch).logits.flatten(1)[:, number]
 
 
-@pytest.mark.slow
 @each_case
-def test_matrix_and_scores_on_every_net_also_sample_by_sample(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("together", [64, pytest.param(1, marks=pytest.mark.slow)])
+def test_matrix_and_scores_on_every_net_also_sample_by_sample(case: Case, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = case.make(), case.batch()
     with modes_restored(model, training=False):
         g, v = (per_sample_gradients_slow(model, loss, batch) for loss in (TASK.training_loss, TASK.query_loss))
-    for together in (64, 1):
-        for where, name in ((captured, "FIRST"), (captured, "PIECE"), (by_row, "FIRST"), (by_row, "HELD")):
-            monkeypatch.setattr(where, name, together)
-        (tile,) = score_matrix(model, TASK, [batch], [batch], Identity())
-        assert_close(tile.phi, -v @ g.T)
-        assert_close(score(model, TASK, [batch], [batch], Identity()).phi, -g @ v.mean(0))
-        assert_close(self_influence(model, TASK, [batch], Identity()).value, g.square().sum(1))
+    for where, name in ((captured, "FIRST"), (captured, "PIECE"), (by_row, "FIRST"), (by_row, "HELD")):
+        monkeypatch.setattr(where, name, together)
+    (tile,) = score_matrix(model, TASK, [batch], [batch], Identity())
+    assert_close(tile.phi, -v @ g.T)
+    assert_close(score(model, TASK, [batch], [batch], Identity()).phi, -g @ v.mean(0))
+    assert_close(self_influence(model, TASK, [batch], Identity()).value, g.square().sum(1))
     assert [m.training for m in model.modules()] == [m.training for m in case.make().modules()]
 
 
