@@ -20,6 +20,7 @@ import torch
 
 from ended import ended
 from limbeck.engine.local import LocalEngine
+from limbeck.evaluation.flips import flip_auc
 from limbeck.experiment.arms import Arm, arms_of
 from limbeck.experiment.progress import Silent
 from limbeck.experiment.recipe import Recipe, load
@@ -92,30 +93,33 @@ def arms(recipe: Recipe, worker: Worker, weightings: list[str]) -> list[Arm]:
 
 def said(unit: Unit, clean: torch.Tensor | None, rows: torch.Tensor) -> dict:
     """What is told of a training."""
-    mean = unit.samples["mean"][rows]
-    right = None if clean is None else clean[rows]
+    mean, last = (unit.samples[name][rows] for name in ("mean", "last"))
+    right = None if clean is None or bool(clean[rows].all()) else clean[rows]
     return {
         "accuracy": 100 * float(unit.figures["accuracy"] or 0),
+        "nll": float(unit.figures["nll"] or 0),
         "events": len(unit.events),
-        "flipped": math.nan if right is None or bool(right.all()) else float(mean[~right].mean()),
+        "flipped": math.nan if right is None else float(mean[~right].mean()),
         "clean": math.nan if right is None else float(mean[right].mean()),
+        "auc": math.nan if right is None else flip_auc(-last, ~right),
     }
 
 
 def table(data: str, found: dict[str, list[dict]]) -> str:
-    """One row a setting."""
-    plain = [one["accuracy"] for one in found["Plain KD (all weights 1)"]]
+    """One row a setting; AUC: how well the weights at the end tell wrong labels from right ones."""
+    plain = found["Plain KD (all weights 1)"]
+    accuracy, nll = (statistics.mean(one[key] for one in plain) for key in ("accuracy", "nll"))
     lines = [
-        f"\n**{data}**, {len(plain)} paired seeds, plain KD {statistics.mean(plain):.1f} %\n",
-        "| setting | gain over plain KD, points (95 %) | worst seed | w flipped | w clean | events |",
-        "|---|---|---|---|---|---|",
+        f"\n**{data}**, {len(plain)} paired seeds, plain KD {accuracy:.1f} %, NLL {nll:.3f} nats\n",
+        "| setting | gain over plain KD, points (95 %) | worst seed | NLL, nats (95 %) | w flipped | w clean | AUC | events |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for title, seeds in found.items():
-        gains = [one["accuracy"] - base for one, base in zip(seeds, plain, strict=True)]
-        flipped, clean = (statistics.mean(one[key] for one in seeds) for key in ("flipped", "clean"))
+        gains, changes = ([one[key] - base[key] for one, base in zip(seeds, plain, strict=True)] for key in ("accuracy", "nll"))
+        figures = [statistics.mean(one[key] for one in seeds) for key in ("flipped", "clean", "auc")]
+        weights = " | ".join("-" if math.isnan(part) else f"{part:.2f}" for part in figures)
         events = sum(one["events"] for one in seeds)
-        weights = " | ".join("-" if math.isnan(part) else f"{part:.2f}" for part in (flipped, clean))
-        lines.append(f"| {title} | {gain(gains, 1)} | {min(gains):+.1f} | {weights} | {events} |")
+        lines.append(f"| {title} | {gain(gains, 1)} | {min(gains):+.1f} | {gain(changes, 3)} | {weights} | {events} |")
     return "\n".join(lines)
 
 

@@ -48,7 +48,7 @@ def test_weights_are_those_of_the_scores_taken_after_the_first_epoch_and_every_s
             assert record.scores is None
             continue
         rounds = [looked.found[after] for after in range(0, epoch, 2)]  # after epochs 1, 3 and 5
-        shares = {1: [1.0], 2: [0.7, 0.3], 3: [0.49, 0.21, 0.3]}[len(rounds)]
+        shares = {1: [1.0], 2: [0.7, 0.3], 3: [0.49, 0.21, 0.3]}[len(rounds)]  # two epochs leave 0.7
         phi, mean = rounds[-1], sum(share * normalise(one, "median") for share, one in zip(shares, rounds, strict=True))
         weights = mean_one(squash(normalise(mean, "median"), 1.0, 4.0), 2.0)
         assert_close(record.weights, weights[record.batch.index])
@@ -122,3 +122,11 @@ def test_the_schedule_is_told_in_words() -> None:
     stored = "stored: all training samples are scored after the first epoch and then every 2 epochs; scores on the scale `median`"
     assert weights.schedule(10) == stored == Shuffled(weights).schedule(10)
     assert Random().schedule(10) == ""
+
+
+@pytest.mark.parametrize("epochs, share", [(1, 0.16334), (2, 0.3), (4, 0.51), (10, 0.83193)])
+def test_what_two_epochs_leave_of_a_round_does_not_depend_on_how_often_there_is_one(epochs: int, share: float) -> None:
+    table, index = Table(epochs), torch.arange(2)
+    assert torch.equal(table.mean(index, torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
+    table.keep(index, torch.tensor([1.0, 2.0]), torch.zeros(2), torch.ones(2), epoch=1)
+    assert_close(table.mean(index, torch.tensor([0.0, 2.0])), torch.tensor([1 - share, 2.0]), atol=1e-5, rtol=0.0)

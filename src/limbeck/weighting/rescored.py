@@ -69,18 +69,19 @@ class Table:
 
     The first epoch is unweighted, since a net that has seen nothing yet has little to say of its samples; scores are taken
     after it and then every `epochs` epochs. The score of one moment is noisy, so a weight goes by a running mean of a sample's
-    scores, each round's on its own scale and with a share of 0.3, where TracIn sums over checkpoints (Pruthi and others,
-    arXiv:2002.08484, eq. 3).
+    scores, each round's on its own scale, in which what is two epochs older counts 0.7 times as much. (TracIn sums over checkpoints:
+    Pruthi and others, arXiv:2002.08484, eq. 3.)
 
     Args:
         epochs: Epochs between two rounds of scores, >= 1.
     """
 
-    SHARE = 0.3
-    """Of the newest round in the running mean."""
+    KEPT = 0.7
+    """What two epochs leave of a round's say in the running mean."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
+        self.share = 1 - self.KEPT ** (epochs / 2)
         self.scores: Tensor | None = None
         self.weights: Tensor | None = None
         self.scaled: Tensor | None = None
@@ -98,7 +99,7 @@ class Table:
             index: int64 [N], identities.
             scaled: [N], this round's scores on a common scale.
         """
-        return scaled.float() if self.scaled is None else torch.lerp(self.scaled[index], scaled.float(), self.SHARE)
+        return scaled.float() if self.scaled is None else torch.lerp(self.scaled[index], scaled.float(), self.share)
 
     def keep(self, index: Tensor, scaled: Tensor, scores: Tensor, weights: Tensor, epoch: int) -> None:
         """Store a round of scores.
