@@ -69,8 +69,8 @@ class Table:
 
     The first epoch is unweighted, since a net that has seen nothing yet has little to say of its samples; scores are taken
     after it and then every `epochs` epochs. The score of one moment is noisy, so a weight goes by a running mean of a sample's
-    scores, each round's on its own scale, in which what is two epochs older counts 0.7 times as much. (TracIn sums over checkpoints:
-    Pruthi and others, arXiv:2002.08484, eq. 3.)
+    scores, each round's on its own scale, in which what is two epochs older counts 0.7 times as much. (TracIn sums over
+    checkpoints: Pruthi and others, arXiv:2002.08484, eq. 3.)
 
     Args:
         epochs: Epochs between two rounds of scores, >= 1.
