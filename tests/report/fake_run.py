@@ -189,7 +189,8 @@ def _result(rng: np.random.Generator, samples: pa.Table, seeds: int, truth: bool
 
 
 def _weights(samples: pa.Table, seeds: int, truth: bool) -> dict[str, Any]:
-    ess = {"effective_sample_size": [0.78, 0.77, 0.79, 0.78, 0.76][:seeds], "saturated": [0.01] * seeds}
+    ess: dict[str, Any] = {"effective_sample_size": [0.78, 0.77, 0.79, 0.78, 0.76][:seeds], "saturated": [0.01] * seeds}
+    ess["schedule"] = "taken at every step, along a q that is renewed every 20 steps; scores are scaled by zscore"
     if not truth:
         return ess | {"flipped_auc": None, "mean_weight_flipped": None, "mean_weight_clean": None}
     train = samples.filter(pa.compute.equal(samples["split"], "train")).to_pandas()

@@ -56,6 +56,11 @@ def test_says_the_verdict_first_and_then_the_rest_in_order(page):
     ]
 
 
+def test_says_when_the_weights_were_taken(page):
+    said = "Weights are taken at every step, along a q that is renewed every 20 steps; scores are scaled by zscore."
+    assert said in [element.text for element in page.all("p")]
+
+
 def test_shows_the_answer_as_a_word_and_a_sign(page):
     answer = next(element for element in page.all("p") if element.attributes.get("class") == "answer")
     assert answer.text == "✓Better"

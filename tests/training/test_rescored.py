@@ -118,8 +118,8 @@ def test_weights_of_a_lookahead_are_of_the_moment_and_so_never_steep() -> None:
 
 def test_the_schedule_is_told_in_words() -> None:
     weights = InfluenceWeighting()
-    assert weights.schedule(9) == "taken at every step, along a q that is renewed every 20 steps; scores on the scale `zscore`"
-    stored = "stored: all training samples are scored after the first epoch and then every 2 epochs; scores on the scale `median`"
+    assert weights.schedule(9) == "taken at every step, along a q that is renewed every 20 steps; scores are scaled by zscore"
+    stored = "stored: all training samples are scored after the first epoch and then every 2 epochs; scores are scaled by median"
     assert weights.schedule(10) == stored == Shuffled(weights).schedule(10)
     assert Random().schedule(10) == ""
 

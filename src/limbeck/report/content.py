@@ -90,6 +90,7 @@ class Page:
     terms: Table | None
     balance: tuple[Figure, ...]
     weights: tuple[Figure, ...]
+    weights_schedule: str
     weights_facts: tuple[tuple[str, str], ...]
     gallery: Gallery
     found: Figure | None
@@ -130,6 +131,7 @@ def page(run: Run) -> Page:
         terms=terms(run),
         balance=balance(run),
         weights=tuple(figure for figure in drawn_weights if figure),
+        weights_schedule=_schedule(run),
         weights_facts=tuple(_weights_facts(run)),
         gallery=gallery(run),
         found=figures.found(run),
@@ -242,12 +244,17 @@ def _test(comparison: Comparison) -> str:
     return "; ".join(part for part in (comparison.test, comparison.reason) if part) or DASH
 
 
+def _schedule(run: Run) -> str:
+    """When weights were taken, as a sentence; empty where nothing is told of it."""
+    weights = run.result.weights
+    return f"Weights are {weights.schedule}." if weights is not None and weights.schedule else ""
+
+
 def _weights_facts(run: Run) -> list[tuple[str, str]]:
     weights = run.result.weights
     if weights is None:
         return []
     found = [
-        ("When they are taken", weights.schedule or DASH),
         ("Mean weight, label is right", number(mean(weights.mean_weight_clean), 2)),
         ("Mean weight, label is wrong", number(mean(weights.mean_weight_flipped), 2)),
         ("Effective sample size", percent(mean(weights.effective_sample_size), 0) if _shares(weights.effective_sample_size) else

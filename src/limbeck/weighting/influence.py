@@ -274,7 +274,7 @@ class InfluenceWeighting(Weighting):
     def schedule(self, epochs: float) -> str:
         """When weights are taken, and by what scale."""
         pace = pace_of(self.refresh, "InfluenceWeighting: refresh", epochs)
-        return f"{pace}; scores on the scale `{self._scale(pace)}`"
+        return f"{pace}; scores are scaled by {self._scale(pace)}"
 
     def last_scores(self) -> Tensor | None:
         """Phi of the samples weighed last, [B]; None once weighting was stopped."""
