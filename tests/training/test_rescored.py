@@ -66,6 +66,16 @@ def test_when_scores_are_due(epochs: int, rounds: list[int]) -> None:
     assert taken == rounds
 
 
+@pytest.mark.parametrize("refresh", ["epochs:2", 1])
+def test_weights_may_begin_later(refresh: str | int) -> None:
+    records = Records()
+    train(parts(weights=InfluenceWeighting(Identity(), refresh=refresh, start=2)), epochs=6, callbacks=[records])
+    for number, record in enumerate(records.seen):
+        begun = number // PER_EPOCH >= 2
+        assert (record.scores is not None) == begun
+        assert torch.equal(record.weights, torch.ones(BATCH)) != begun
+
+
 class Stop(Callback):
     def after_step(self, training: Training, record: Record) -> None:
         if training.number == PER_EPOCH + 2:

@@ -46,6 +46,7 @@ class InfluenceWeighting(Weighting):
         refresh: Steps between two renewals of q, >= 1; or "epochs:5": all training samples are scored in evaluation mode after
             the first epoch and then every 5 epochs, and the weights stored, so that a step costs what a plain one costs. "auto"
             is "epochs:2" in a run of ten epochs or more, else 20: see docs/decisions/0016.
+        start: Epochs before the weights begin, >= 0; stored ones begin after the first at the earliest.
         samples: Training samples that curvature is estimated from, >= 1; EKFAC() reads fewer after the first time.
         way: How a step gets its inner products: "captured", "carried", "separate", "reverse", or "auto" for the cheapest exact
             one, which the first weighted step of more than one sample finds out by trial (see `limbeck.influence.ways`).
@@ -71,6 +72,7 @@ class InfluenceWeighting(Weighting):
         gain: float = 1.0,
         clamp: float = 4.0,
         refresh: int | str = AUTO,
+        start: int = 0,
         samples: int = 512,
         query_batch: int | None = None,
         way: str = "auto",
@@ -81,6 +83,7 @@ class InfluenceWeighting(Weighting):
         self.clamp = positive(clamp, "InfluenceWeighting: clamp")
         self.refresh = refresh
         self.pace = pace_of(refresh, "InfluenceWeighting: refresh")
+        self.start = whole(start, "InfluenceWeighting: start", least=0)
         self.samples = whole(samples, "InfluenceWeighting: samples")
         self.query_batch = None if query_batch is None else whole(query_batch, "InfluenceWeighting: query_batch")
         self.way = check_way(way, "InfluenceWeighting")
@@ -93,7 +96,7 @@ class InfluenceWeighting(Weighting):
         self._figures: dict[str, float] = {}
         self._events: list[str] = []
         self._shares: list[float] = []
-        self._table = Table(self.pace.epochs or 1)
+        self._table = Table(self.pace.epochs or 1, self.start)
 
     def bind(self, setting: Setting) -> None:
         """Take note of the run, and forget an earlier one.
@@ -109,7 +112,7 @@ class InfluenceWeighting(Weighting):
         self._q, self._renewed, self._looked, self._scores = None, 0, None, None
         self._q_ahead, self._renewed_ahead = None, 0
         self.pace = pace_of(self.refresh, "InfluenceWeighting: refresh", setting.steps / setting.per_epoch)
-        self._figures, self._shares, self._table = {}, [], Table(self.pace.epochs or 1)
+        self._figures, self._shares, self._table = {}, [], Table(self.pace.epochs or 1, self.start)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
         self._events = []
         if self.gain > 1 and self.pace.epochs is None and self.pace.steps > 1:
@@ -130,14 +133,18 @@ class InfluenceWeighting(Weighting):
         return weights
 
     def direction(self, number: int) -> Vector | None:
-        """q, renewed where it is due; None where weights are stored, or once weighting was stopped."""
-        if self.pace.epochs is not None:
+        """q, renewed where it is due; None where weights are stored or have not begun, or once weighting was stopped."""
+        if self.pace.epochs is not None or self._waits(number):
             return None
         if not self.guard.tripped:
             self._curvature(number)
             if self._q is None or number - self._renewed >= self.pace.steps:
                 self._renew(number)
         return self._q
+
+    def _waits(self, number: int) -> bool:
+        """Whether the weights have not begun."""
+        return number < self.start * self.setting.per_epoch
 
     def _stored(self, step: Step) -> Tensor:
         """Weights from the table, which is made anew where it is due."""
@@ -189,7 +196,7 @@ class InfluenceWeighting(Weighting):
 
     def _ahead(self, step: Step, parameters: Vector) -> Tensor:
         """Weights at a lookahead, with a q of their own, as old as that of the student's weights may be."""
-        if self.guard.tripped:
+        if self.guard.tripped or self._waits(step.number):
             return torch.ones_like(step.losses)
         self._curvature(step.number)
         if self._q_ahead is None or step.number - self._renewed_ahead >= self.pace.steps:

@@ -74,13 +74,14 @@ class Table:
 
     Args:
         epochs: Epochs between two rounds of scores, >= 1.
+        start: Epochs before the first round, if more than one.
     """
 
     KEPT = 0.7
     """What two epochs leave of a round's say in the running mean."""
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self, epochs: int, start: int = 1) -> None:
+        self.epochs, self.first = epochs, max(start, 1)
         self.share = 1 - self.KEPT ** (epochs / 2)
         self.scores: Tensor | None = None
         self.weights: Tensor | None = None
@@ -90,7 +91,8 @@ class Table:
     def due(self, number: int, per_epoch: int) -> bool:
         """Whether scores are to be taken before step `number`."""
         epoch = number // per_epoch
-        return epoch >= 1 and (self.taken < 0 or (epoch - 1) // self.epochs > (self.taken - 1) // self.epochs)
+        first = self.first
+        return epoch >= first and (self.taken < 0 or (epoch - first) // self.epochs > (self.taken - first) // self.epochs)
 
     def mean(self, index: Tensor, scaled: Tensor) -> Tensor:
         """The running mean over the rounds so far, with this one, [N].
