@@ -131,6 +131,8 @@ def test_the_schedule_is_told_in_words() -> None:
     assert weights.schedule(9) == "taken at every step, along a q that is renewed every 20 steps; scores are scaled by zscore"
     stored = "stored: all training samples are scored after the first epoch and then every 2 epochs; scores are scaled by median"
     assert weights.schedule(10) == stored == Shuffled(weights).schedule(10)
+    assert "every 2 epochs" in weights.schedule(44)
+    assert "every 6 epochs" in weights.schedule(100)
     assert Random().schedule(10) == ""
 
 

@@ -45,7 +45,7 @@ class InfluenceWeighting(Weighting):
         clamp: Bound of |gain z|, > 0.
         refresh: Steps between two renewals of q, >= 1; or "epochs:5": all training samples are scored in evaluation mode after
             the first epoch and then every 5 epochs, and the weights stored, so that a step costs what a plain one costs. "auto"
-            is "epochs:2" in a run of ten epochs or more, else 20: see docs/decisions/0016.
+            is 20 in a run of less than ten epochs, else "epochs:2", or a fifteenth of a run of 45 epochs and more.
         start: Epochs before the weights begin, >= 0; stored ones begin after the first at the earliest.
         samples: Training samples that curvature is estimated from, >= 1; EKFAC() reads fewer after the first time.
         way: How a step gets its inner products: "captured", "carried", "separate", "reverse", or "auto" for the cheapest exact

@@ -13,8 +13,8 @@ from limbeck.core.errors import UsageError
 from limbeck.weighting.squash import Normalise
 
 AUTO = "auto"
-LONG = 10
-"""Epochs of a run from which "auto" stores weights."""
+LONG, ROUNDS = 10, 15
+"""Epochs of a run from which "auto" stores weights, and about how many rounds of scores it takes at most."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def pace_of(refresh: int | str, who: str, length: float = 0.0) -> Pace:
     """What `refresh` means in a run of that many epochs.
 
     Args:
-        refresh: Steps between two renewals of q, "epochs:N", or "auto": "epochs:2" from ten epochs on, where there is time for
-            weights that come after the first, else 20.
+        refresh: Steps between two renewals of q, "epochs:N", or "auto": 20 in less than ten epochs; from there on, where there is
+            time for weights that come after the first, "epochs:2", or a fifteenth of the run if that is more.
         who: For the error.
         length: Epochs of the run.
 
@@ -54,7 +54,7 @@ def pace_of(refresh: int | str, who: str, length: float = 0.0) -> Pace:
         UsageError: It is neither a whole number of at least 1 nor "auto" nor of the form "epochs:5".
     """
     if refresh == AUTO:
-        return Pace(20, 2 if length >= LONG else None)
+        return Pace(20, max(2, int(length) // ROUNDS) if length >= LONG else None)
     if not isinstance(refresh, str):
         return Pace(whole(refresh, who), None)
     found = re.fullmatch(r"epochs:([1-9]\d*)", refresh)
