@@ -34,7 +34,7 @@ BALANCERS: list[Callable[[], Balancer]] = [
 ]
 
 
-@pytest.mark.parametrize("make", BALANCERS)
+@pytest.mark.parametrize("make", [*BALANCERS[1:3], *(pytest.param(one, marks=pytest.mark.slow) for one in BALANCERS[3:])])
 def test_a_run_goes_on_exactly(make: Callable[[], Balancer], tmp_path: Path) -> None:
     """With influence weights, which depend on the factors of the step before."""
 

@@ -51,6 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_run_from_the_store_is_that_with_the_live_teacher_to_the_last_bit(store: Path, tmp_path: Path) -> None:
     changes = {**ONE, "weighting": TINY["weighting"], "compare": ["no_kd", "uniform"]}
     run(tiny(**changes), tmp_path / "live")

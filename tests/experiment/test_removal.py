@@ -32,6 +32,7 @@ def test_without_no_sample_it_is_the_runs_own_student(student: Kept, tmp_path: P
     assert query_loss_without(student, tmp_path, Silent())(none) == pytest.approx(scores.query_loss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_prediction_and_measurement_and_going_on(folder: Path, student: Kept, tmp_path: Path) -> None:
     """The summary holds what retraining by hand gives; stopped in its second training, it goes on to the same bytes."""
     found = score_run(folder, tmp_path / "s.parquet", Identity(), WANTED)

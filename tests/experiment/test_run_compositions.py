@@ -29,6 +29,7 @@ def last_validation(folder: Path, arm: str) -> float:
     return float(found[-1]["accuracy"])
 
 
+@pytest.mark.slow
 def test_an_average_is_kept_in_the_place_of_the_last_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
     after = WAKD.after_step
@@ -116,6 +117,7 @@ def test_each_generation_is_taught_by_the_one_before(tmp_path: Path, monkeypatch
     assert "1 seed x (10 for the teacher + 7 x 10 for the students)" in str(dry_run(recipe))
 
 
+@pytest.mark.slow
 def test_assistants_hand_on_and_an_anchor_keeps_their_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told, nets = Advance.after_step, list[tuple[torch.nn.Module, Any]]()
 
@@ -169,6 +171,7 @@ def test_chains_that_could_not_hand_on_are_refused(changes: dict[str, Any], said
         dry_run(tiny(**SHORT, **changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["MeanTeacher(0.9)", "Mutual()"])
 def test_a_teacher_that_begins_with_the_student_is_not_trained_before(step: str, tmp_path: Path) -> None:
     own = tiny(**SHORT, step=step, teacher="MLP(width=8, depth=1, dropout=0.1)")

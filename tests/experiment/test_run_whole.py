@@ -185,6 +185,7 @@ def test_training_that_diverges_is_one_sentence(tmp_path: Path, epochs: int) -> 
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_resume_ends_in_the_same_bytes(
     finished: tuple[Path, Result, Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

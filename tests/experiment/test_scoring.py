@@ -108,6 +108,7 @@ def test_samples_are_called_harmful_only_where_it_does_good_to_remove_them(phi: 
     assert said in foretold(torch.tensor(phi), 2, 0.5, "x")
 
 
+@pytest.mark.slow
 def test_killed_at_every_write_it_goes_on_to_the_same_bytes(
     folder: Path, calm: tuple[Path, Scored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

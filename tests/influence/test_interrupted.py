@@ -54,6 +54,7 @@ PATHS: dict[str, tuple[Callable[[], Made], Callable[[Tapped, Batch], object]]] =
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("name", PATHS)
 def test_every_pass_of_a_scoring_may_fail(name: str, backward: bool) -> None:

@@ -204,6 +204,7 @@ RESUMED: dict[str, tuple[Callable[[], Update], Term]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rising")
 @pytest.mark.parametrize("kind", RESUMED)
 def test_it_is_resumed_exactly(kind: str, tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_gradient_reaches_every_parameter(architecture: Architecture) -> None:
         assert part.grad.abs().sum() > 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own, at its first jvp
 @pytest.mark.parametrize("architecture", SMALL, ids=repr)
 def test_forward_mode_equals_reverse_mode(architecture: Architecture) -> None:

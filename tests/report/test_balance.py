@@ -58,6 +58,7 @@ def test_factors_are_named_by_their_terms(tmp_path: Path) -> None:
     assert list(lines(found["balance-factors"])) == ["KD", "CE", "&lt;b&gt;"]
 
 
+@pytest.mark.slow
 def test_the_section_is_there_only_where_something_was_balanced(tmp_path: Path) -> None:
     for name, values, wanted in (("a", {"lambda": 0.5}, True), ("b", {"saturated": 0.5}, False)):
         page = take_apart(render(written(tmp_path / name, lambda seed, epoch, values=values: values)))

@@ -41,6 +41,7 @@ def test_there_are_as_many_parts_as_asked_for_but_never_more_than_samples(cut: i
     assert distance(train(parts(), accumulate=cut).student, train(parts()).student) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [Simultaneous, TeacherOnly, Sequential, lambda: Simultaneous(feedback=1.0)])
 def test_the_teacher_moves_alike_too(step: type[Update]) -> None:
     whole = train(parts(weights=weighting(), trained=True), step(), steps=5)

@@ -343,6 +343,7 @@ def test_a_coupled_loss_is_not_captured_and_is_exact() -> None:
     assert training.way is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlp", "dropout", "layernorm", "batchnorm", "everything"])
 def test_a_run_is_the_same_by_every_way(kind: str) -> None:
     def student(way: str) -> dict[str, Tensor]:

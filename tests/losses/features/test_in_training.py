@@ -47,6 +47,7 @@ def run(terms: list[Term]) -> Distiller:
     return distiller
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [NAMES[start::3] for start in range(3)], ids=",".join)
 def test_terms_train_together_and_every_part_of_theirs_moves(names: list[str]) -> None:
     makers = Makers("terms")
