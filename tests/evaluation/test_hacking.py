@@ -85,6 +85,7 @@ def golden_of(seed: int, *, fresh: bool) -> list[float]:
     return golden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 1000, 2000])
 def test_twenty_texts_over_and_over_are_hacked_and_fresh_ones_are_not(seed: int) -> None:
     """Offline the golden metric turns up and the alarm is raised; online it ends at its least value, but for noise."""

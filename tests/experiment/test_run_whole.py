@@ -238,6 +238,7 @@ def test_every_mechanism_runs_whole(tmp_path: Path, step: str) -> None:
     assert found["arms"]["kd_aif"]["title"].startswith("KD-AIF (")
 
 
+@pytest.mark.slow
 def test_every_arm_and_the_query_set_in_training(tmp_path: Path) -> None:
     arms = ["no_kd", "uniform", "query_in_training", "random_weights", "shuffled", "own_loss", "oracle"]
     found = run(tiny(seeds=1, epochs=1, compare=arms, query_in_training=True), tmp_path / "run").content

@@ -213,6 +213,7 @@ def test_products_of_many_directions_equal_one_after_the_other(
             assert_close(part, torch.stack([one[key] for one in slow]), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch norm, eval mode", "tokens", "a weight used functionally", "batch norm, train mode"])
 def test_products_by_written_output_gradients_equal_one_after_the_other(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept or made anew, in pieces or whole; not taken where layers do not own their weights, or samples meet."""

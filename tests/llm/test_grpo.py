@@ -69,6 +69,7 @@ def test_the_columns() -> None:
     assert figures["groups_apart"] == sum(len(set(worth[place : place + 4])) > 1 for place in range(0, len(worth), 4)) / BATCH
 
 
+@pytest.mark.slow
 def test_it_learns_what_is_rewarded() -> None:
     _, seen = train(GRPO(Early(), group=8, length=4), TRRD(1.0), steps=30, dropout=0.0)
     rewards = [record.figures["reward"] for record in seen.records]

@@ -74,6 +74,7 @@ def test_resnet20_count_by_hand() -> None:
     assert stem + first + second + third + 64 * 100 + 100 == 278_324
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 9, 8)], ids=str)
 @pytest.mark.parametrize("architecture", SMALL, ids=repr)
 def test_answers_for_images_of_any_size(architecture: Architecture, shape: tuple[int, ...]) -> None:

@@ -118,6 +118,7 @@ def child(folder: Path, resume: bool) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="forks")
 def test_killed_and_gone_on_with_it_is_the_same_bytes(tmp_path: Path) -> None:
