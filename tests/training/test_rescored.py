@@ -66,6 +66,15 @@ def test_when_scores_are_due(epochs: int, rounds: list[int]) -> None:
     assert taken == rounds
 
 
+@pytest.mark.parametrize("asked, begin", [({"start": 3}, 3), ({"refresh": "epochs:2"}, 1)])
+def test_weights_that_would_begin_after_the_end_are_told_of(asked: dict[str, Any], begin: int) -> None:
+    made = parts(weights=InfluenceWeighting(Identity(), **asked))
+    train(made, epochs=begin)
+    told = f"not taken: they would begin after {begin} epochs, and the run has {begin}"
+    assert made.distiller.weighting.events() == [f"InfluenceWeighting: weights are {told}."]
+    assert made.distiller.weighting.schedule(begin) == told
+
+
 @pytest.mark.parametrize("refresh", ["epochs:2", 1])
 def test_weights_may_begin_later(refresh: str | int) -> None:
     records = Records()
@@ -133,6 +142,7 @@ def test_the_schedule_is_told_in_words() -> None:
     assert weights.schedule(10) == stored == Shuffled(weights).schedule(10)
     assert "every 2 epochs" in weights.schedule(44)
     assert "every 6 epochs" in weights.schedule(100)
+    assert ", from epoch 9 on; " in InfluenceWeighting(start=8).schedule(10)
     assert Random().schedule(10) == ""
 
 

@@ -78,7 +78,7 @@ class InfluenceWeighting(Weighting):
         way: str = "auto",
     ) -> None:
         self.solver = EKFAC() if solver is None else solver
-        self.normalise = normalise if normalise == AUTO else check_normalise(normalise, "InfluenceWeighting")
+        self.normalise = normalise if normalise == AUTO else check_normalise(normalise, "InfluenceWeighting", AUTO)
         self.gain = not_negative(gain, "InfluenceWeighting: gain")
         self.clamp = positive(clamp, "InfluenceWeighting: clamp")
         self.refresh = refresh
@@ -114,11 +114,13 @@ class InfluenceWeighting(Weighting):
         self.pace = pace_of(self.refresh, "InfluenceWeighting: refresh", setting.steps / setting.per_epoch)
         self._figures, self._shares, self._table = {}, [], Table(self.pace.epochs or 1, self.start)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
-        self._events = []
+        epochs = setting.steps / setting.per_epoch
+        missed = self._begin(self.pace) >= epochs
+        self._events = [f"InfluenceWeighting: weights are {self.schedule(epochs)}."] if missed else []
         if self.gain > 1 and self.pace.epochs is None and self.pace.steps > 1:
             aged = f"gain {self.gain:g} with a q that is up to {self.pace.steps} steps old can destroy training"
-            self._events = [f"InfluenceWeighting: {aged}; set refresh=1 (query_batch=50 keeps that cheap) or gain=1."]
-            warnings.warn(self._events[0], stacklevel=2)
+            self._events += [f"InfluenceWeighting: {aged}; set refresh=1 (query_batch=50 keeps that cheap) or gain=1."]
+            warnings.warn(self._events[-1], stacklevel=2)
 
     def __call__(self, step: Step) -> Tensor:
         """The weights, [B], detached, in [0, 2] before the mean is scaled towards 1."""
@@ -141,6 +143,10 @@ class InfluenceWeighting(Weighting):
             if self._q is None or number - self._renewed >= self.pace.steps:
                 self._renew(number)
         return self._q
+
+    def _begin(self, pace: Pace) -> int:
+        """Epochs before the weights begin."""
+        return max(self.start, int(pace.epochs is not None))
 
     def _waits(self, number: int) -> bool:
         """Whether the weights have not begun."""
@@ -281,7 +287,10 @@ class InfluenceWeighting(Weighting):
     def schedule(self, epochs: float) -> str:
         """When weights are taken, and by what scale."""
         pace = pace_of(self.refresh, "InfluenceWeighting: refresh", epochs)
-        return f"{pace}; scores are scaled by {self._scale(pace)}"
+        if self._begin(pace) >= epochs:
+            return f"not taken: they would begin after {self._begin(pace)} epochs, and the run has {epochs:g}"
+        late = f", from epoch {self.start + 1} on" if self.start > 1 else ""
+        return f"{pace}{late}; scores are scaled by {self._scale(pace)}"
 
     def last_scores(self) -> Tensor | None:
         """Phi of the samples weighed last, [B]; None once weighting was stopped."""

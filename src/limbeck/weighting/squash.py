@@ -15,8 +15,13 @@ from limbeck.core.errors import UsageError, nearest
 Normalise = Literal["none", "std", "rms", "median", "zscore", "mad", "center", "range"]
 
 
-def check_normalise(mode: str, who: str) -> Normalise:
+def check_normalise(mode: str, who: str, *more: str) -> Normalise:
     """The mode when there is one of that name.
+
+    Args:
+        mode: Its name.
+        who: For the error.
+        more: Other words that would have been right there, for the error.
 
     Raises:
         UsageError: There is none.
@@ -25,7 +30,7 @@ def check_normalise(mode: str, who: str) -> Normalise:
         if mode == known:
             choice: Normalise = known
             return choice
-    choices = get_args(Normalise)
+    choices = (*more, *get_args(Normalise))
     raise UsageError(f"{who}: normalise must be one of {', '.join(choices)}, got {mode!r}{nearest(str(mode), choices)}")
 
 
