@@ -392,7 +392,7 @@ def again(path: Path, measured: dict[str, tuple[float, float, float]]) -> dict[s
 
 def costs_of(data: str, names: list[str], out: Path) -> dict[str, tuple[float, float, float]]:
     """Time, class and memory of a step of each method; what was measured before is read."""
-    kept = out / "costs.json"
+    kept = out / "step_costs.json"
     costs = {name: tuple(pair) for name, pair in json.loads(kept.read_text()).items()} if kept.exists() else {}
     for name in names:
         if name not in costs:

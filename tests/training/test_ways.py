@@ -1,4 +1,7 @@
-"""A weighted step is the same by every way that it may get its inner products, and no way is taken that is not exact."""
+"""A weighted step is the same by every way that it may get its inner products, and no way is taken that is not exact.
+
+Over 300 lines, of which a third are the nets that one way or another gets wrong.
+"""
 
 from collections.abc import Callable
 

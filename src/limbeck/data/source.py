@@ -3,6 +3,8 @@
 Language: a sample is L + 1 token ids. Its inputs are the ids but the last, its labels the ids but the first, and the mask is
 true where the *label* counts in the loss: prompt and padding do not. Padding stands on the right, so that a causal model needs no
 attention mask: no counted place sees it.
+
+Just over 300 lines: the contract of a source, and what all sources share.
 """
 
 from abc import ABC, abstractmethod

@@ -16,7 +16,7 @@ from limbeck.core.errors import LimbeckError, UnsupportedModelError, UsageError
 from limbeck.core.outputs import Outputs
 from limbeck.engine.engine import Engine
 from limbeck.influence.curvature.ekfac import EKFAC
-from limbeck.influence.curvature.solver import Problem, Solver
+from limbeck.influence.curvature.solver import Problem, Solver, first_samples
 from limbeck.influence.gradients import Loss, mean_gradient, plain_attention
 from limbeck.influence.restoring import evaluating
 from limbeck.influence.task import Task
@@ -149,20 +149,20 @@ def prepare(
     train, asked = rereadable(train, "train"), () if queries is None else rereadable(queries, "queries")
     solver = EKFAC() if solver is None else solver
     bent = train if curvature is None else rereadable(curvature, "curvature")
-    _answering(model, _few(train))
+    _answering(model, first_samples(train, TRIAL))
     problem = Problem(model, task, bent, torch.Generator().manual_seed(seed))
     sides: list[tuple[str, Loss, Sequence[Batch], bool]] = [("training loss", task.training_loss, train, task.coupled)]
     sides += [] if queries is None else [("query loss", task.query_loss, asked, False)]
     choices, reasons = [], [] if trainable(model) else ["no parameter is trained"]
     with evaluating(model):
         for what, loss, batches, coupled in sides:
-            few = _few(batches)
+            few = first_samples(batches, TRIAL)
             try:
                 choices.append(_tried(model, what, loss, few, coupled=coupled))
                 reasons += _meeting(model, what, loss, few) if what in alone and not coupled else []
             except LimbeckError as error:
                 reasons.append(str(error).rstrip("."))
-        reasons += _further(problem, solver, _few(train), also)
+        reasons += _further(problem, solver, first_samples(train, TRIAL), also)
         if reasons:
             said = "; ".join(dict.fromkeys(reasons))
             raise UnsupportedModelError(f"score: {type(model).__name__} cannot be scored: {said}.")
@@ -211,12 +211,6 @@ def _tried(model: nn.Module, what: str, loss: Loss, few: Batch, *, coupled: bool
         raise UnsupportedModelError(f"the gradient of the {what} is not finite")
     with torch.no_grad(), plain_attention():
         return choose(model, loss, few, v, torch.get_rng_state(), coupled=coupled)
-
-
-def _few(batches: Sequence[Batch]) -> Batch:
-    """The first samples, of a batch of several where there is one: a single sample does not show whether samples meet."""
-    several = next((batch for batch in batches if len(batch) > 1), None)
-    return next(batch for batch in batches if len(batch)) if several is None else several.take(slice(0, TRIAL))
 
 
 def _meeting(model: nn.Module, what: str, loss: Loss, few: Batch) -> list[str]:

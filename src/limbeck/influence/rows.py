@@ -65,7 +65,7 @@ class Layers:
 
     def _pair(self, call: Call, block: Block) -> tuple[Tensor, Tensor]:
         assert call.gradient is not None
-        return by_sample(block.inputs(call.inputs), self.count), by_sample(block.gradients(call.gradient), self.count)
+        return block.pair(call.inputs, call.gradient, self.count)
 
     def _written(self, call: Call) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of a call's weight and bias, [B, ...]."""
@@ -217,10 +217,8 @@ class OutputRows(Layers):
             each = [self._written(replace(call, gradient=slope)) for slope in there]
             found = [None if own[0] is None else torch.stack(own, 1) for own in zip(*each, strict=True)]
         else:
-            a, d = (
-                by_sample(block.inputs(call.inputs), self.count),
-                [by_sample(block.gradients(one), self.count) for one in there],
-            )
+            a = by_sample(block.inputs(call.inputs), self.count)
+            d = [by_sample(block.gradients(one), self.count) for one in there]
             matrices = torch.cat(d, 3).transpose(2, 3) @ a
             matrices = matrices.reshape(*a.shape[:2], self.outputs, -1, a.shape[3]).transpose(1, 2)
             kept = matrices if bias is None else matrices[..., :-1]

@@ -1,6 +1,6 @@
 """KD-AIF's weights: bounded, decreasing functions of each sample's influence on the query loss, while the student trains.
 
-Just over 300 lines: what is kept between steps, and how it goes into a checkpoint, must change together.
+Over 300 lines: what is kept between steps, and how it goes into a checkpoint, must change together.
 """
 
 import warnings

@@ -14,7 +14,8 @@ from limbeck.weighting.squash import Normalise
 
 AUTO = "auto"
 LONG, ROUNDS = 10, 15
-"""Epochs of a run from which "auto" stores weights, and about how many rounds of scores it takes at most."""
+"""Epochs of a run from which "auto" stores weights, and how many rounds of scores it then takes at least, if they are to be at
+least two epochs apart."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,12 @@ class Problem:
         return replace(self, batches=[everyone.take(rows.to(everyone.index.device))])
 
 
+def first_samples(batches: Sequence[Batch], count: int) -> Batch:
+    """The first samples, of a batch of several where there is one: a single sample does not show whether samples meet."""
+    several = next((batch for batch in batches if len(batch) > 1), None)
+    return (next(batch for batch in batches if len(batch)) if several is None else several).take(slice(0, count))
+
+
 @final
 class Later(Sequence[Batch]):
     """One batch that is read when it is first looked at, and kept: many an inverse looks at no sample once it is estimated.

@@ -18,7 +18,7 @@ from limbeck.core.errors import LimbeckError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.captured import Call, Capture, obstacles
 from limbeck.influence.curvature.products import Curvature, curvature_products
-from limbeck.influence.curvature.solver import Problem
+from limbeck.influence.curvature.solver import Problem, first_samples
 from limbeck.influence.rows import OutputRows
 from limbeck.influence.vectors import Vector, flatten, trainable
 
@@ -124,7 +124,7 @@ def pays(problem: Problem, kind: Curvature, rows: Vector) -> bool:
         return False
     capture = Capture(model)
     with torch.no_grad(), capture.recording(1):
-        logits = int(model(_first(problem, 1)).logits.numel())
+        logits = int(model(first_samples(problem.batches, 1)).logits.numel())
     forward, written = sum(map(_multiplications, capture.calls)), _numbers(problem) * logits
     return written <= NUMBERS and forward * (1 + 2 * logits) + 2 * written * directions < PASSES * forward * directions
 
@@ -141,7 +141,7 @@ def _multiplications(call: Call) -> int:
 
 def _agrees(problem: Problem, kind: Curvature, rows: Vector, shared: set[str]) -> bool:
     """Whether a loss of the logits alone, and layers that own their weights, give the same product with a first direction."""
-    few = replace(problem, batches=[_first(problem, TRIAL)])
+    few = replace(problem, batches=[first_samples(problem.batches, TRIAL)])
     one = {name: part[:1] for name, part in rows.items()}
     exact = flatten(curvature_products(few, one, kind))
     try:
@@ -151,16 +151,10 @@ def _agrees(problem: Problem, kind: Curvature, rows: Vector, shared: set[str]) -
     return float((found - exact).norm()) <= TOLERANCE * float(exact.norm())
 
 
-def _first(problem: Problem, count: int) -> Batch:
-    """The problem's first samples, of a batch of several where there is one: a single one does not show whether samples meet."""
-    several = next((batch for batch in problem.batches if len(batch) > 1), None)
-    return (next(batch for batch in problem.batches if len(batch)) if several is None else several).take(slice(0, count))
-
-
 def _logits(problem: Problem) -> int:
     """Of a sample."""
     with torch.no_grad():
-        return int(problem.model(_first(problem, 1)).logits.numel())
+        return int(problem.model(first_samples(problem.batches, 1)).logits.numel())
 
 
 def _numbers(problem: Problem) -> int:
