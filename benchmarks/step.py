@@ -5,7 +5,9 @@
 `exact` is a step with exact scores and weights and a q that is already there; `amortised` adds what EK-FAC costs at the default
 schedule (q and a renewal of the running statistics every 20 steps, the eigenbasis turned every 200), measured and divided by its
 period; the first estimate of a run is left out. Ratios are medians of paired ratios, with their quartiles. `--quick` takes three
-repeats: minutes for a ResNet. `--memory` runs each kind of step in a process of its own and compares peak resident memory.
+repeats: minutes for a ResNet. `round` is a batch's share of a round of stored scores, q at hand and curvature left out (both are
+there once a round, however many samples there are): in the first round, and in later ones, which have the teacher's answers.
+`--memory` runs each kind of step in a process of its own and compares peak resident memory.
 """
 
 import argparse
@@ -18,14 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ended import ended
 from limbeck.core.batch import Batch
 from limbeck.distiller import Distiller
 from limbeck.engine.local import LocalEngine
 from limbeck.influence.curvature.ekfac import EKFAC
+from limbeck.influence.curvature.identity import Identity
 from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.gradients import mean_gradient
+from limbeck.influence.prepared import prepare
+from limbeck.influence.task import Task
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.models.mlp import MLP
@@ -33,6 +39,7 @@ from limbeck.models.mobilenet import MobileNetV2
 from limbeck.models.resnet import ResNet8x4, ResNet20, ResNet32x4, ResNet56
 from limbeck.models.spec import Architecture, DataSpec
 from limbeck.models.transformer import Transformer
+from limbeck.teachers.remembered import Remembered
 from limbeck.teachers.single import Single
 from limbeck.training.steps.student import Student
 from limbeck.training.training import Training
@@ -63,6 +70,8 @@ class Pair:
     query: Callable[[], object]
     renewal: Callable[[], object]
     turn: Callable[[], object]
+    first_round: Callable[[], object]
+    later_round: Callable[[], object]
 
 
 def batch_of(spec: DataSpec, count: int) -> Batch:
@@ -101,13 +110,29 @@ def pair_of(name: str, count: int) -> Pair:
     student, task = aif.distiller.student, aif.distiller.task()
     problem = Problem(student, task, [batch_of(PAIRS[name][2], solver.samples)], torch.Generator().manual_seed(0))
     turning.update(problem, 0)
+    taught = Remembered(Single(PAIRS[name][0].build(PAIRS[name][2])), [batch.index], lambda _: batch)
+    rounds = [scorer(student, aif.distiller.task(teacher), batch) for teacher in (None, taught)]
     return Pair(
         plain=lambda: step(plain, batch),
         weighted=lambda: step(aif, batch),
         query=lambda: solver.solve(mean_gradient(student, task.query_loss, aif.asked())[0], problem),
         renewal=lambda: solver.update(problem, 20),
         turn=lambda: turning.update(problem, 20),
+        first_round=rounds[0],
+        later_round=rounds[1],
     )
+
+
+def scorer(student: nn.Module, task: Task, batch: Batch) -> Callable[[], object]:
+    """Takes the scores of one batch in a round of stored ones."""
+    ready = prepare(student, task, [batch], [batch], Identity())
+    q, _ = ready.direction()
+
+    def scored() -> object:
+        with ready.evaluating():
+            return ready.products(batch, q)
+
+    return scored
 
 
 def seconds(act: Callable[[], object]) -> float:
@@ -128,14 +153,16 @@ def measure(name: str, count: int, repeats: int) -> str:
         ratios.append(2 * own / (before + after))
         plain.append((before + after) / 2)
     base = statistics.median(plain)
-    query, renewal, turn = (
-        statistics.median(seconds(act) for _ in range(3)) / base for act in (pair.query, pair.renewal, pair.turn)
+    pair.later_round()
+    query, renewal, turn, first, later = (
+        statistics.median(seconds(act) for _ in range(3)) / base
+        for act in (pair.query, pair.renewal, pair.turn, pair.first_round, pair.later_round)
     )
     low, exact, high = statistics.quantiles(ratios, n=4)
     amortised = exact + query / 20 + renewal * (1 / 20 - 1 / 200) + turn / 200
     return (
         f"| {name} | {1000 * base:.1f} | {exact:.2f} ({low:.2f}-{high:.2f}) | {amortised:.2f} | "
-        f"{query:.2f} | {renewal:.2f} | {turn:.2f}"
+        f"{query:.2f} | {renewal:.2f} | {turn:.2f} | {first:.2f} | {later:.2f} | {1 + later / 5:.2f}"
     )
 
 
@@ -177,8 +204,11 @@ def main() -> None:
         show_peak(*options.peak_of, options.batch)
         return
     print(f"torch {torch.__version__}, {options.threads} thread(s), batch {options.batch}, teacher live; process time.\n")
-    print("| pair | plain step, ms | exact / plain (quartiles) | amortised / plain | q | renewal | with turn, in plain steps |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| pair | plain step, ms | exact / plain (quartiles) | amortised / plain | q | renewal | with turn, in plain steps "
+        "| round: first | later | later, every 5 epochs |"
+    )
+    print("|---" * 10 + "|")
     for name in options.pairs:
         print(measure(name, options.batch, 3 if options.quick else options.repeats) + " |", flush=True)
     if options.memory:

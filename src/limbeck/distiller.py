@@ -20,7 +20,7 @@ from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import COLUMNS, Scene, Term
 from limbeck.data.loader import Loader, whole
 from limbeck.influence.restoring import modes_restored, statistics_untouched
-from limbeck.influence.task import Distillation
+from limbeck.influence.task import Distillation, Forward
 from limbeck.teachers.offers import check_classes, check_offers
 from limbeck.teachers.teacher import Teacher
 from limbeck.weighting.uniform import Uniform
@@ -144,9 +144,14 @@ class Distiller(nn.Module):
         outputs: Outputs = self.teacher(batch)
         return outputs.detach()
 
-    def task(self) -> Distillation:
-        """The losses that influence is about."""
-        return Distillation(self.objective, self.teacher)
+    def task(self, teacher: Forward | None = None) -> Distillation:
+        """The losses that influence is about.
+
+        Args:
+            teacher: Whoever answers in the place of the teacher, where its answers are at hand.
+        """
+        answers = self.teacher if teacher is None else teacher
+        return Distillation(self.objective, answers if "teacher" in self.objective.needs else None)
 
     def loss(
         self,

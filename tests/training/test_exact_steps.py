@@ -23,7 +23,7 @@ from limbeck.models.resnet import ResNet8x4
 from limbeck.models.spec import DataSpec
 from limbeck.models.transformer import Transformer
 from limbeck.teachers.single import Single
-from limbeck.training.fit import _setting
+from limbeck.training.setting import setting_of
 from limbeck.training.training import Training
 from limbeck.training.weighted import weighted_backward
 from limbeck.weighting.influence import InfluenceWeighting
@@ -111,7 +111,7 @@ def test_scores_and_weighted_gradient_equal_explicit_gradients(name: str, dtype:
     queries = Batch(source.read(torch.arange(rows, rows + 16))[0], targets[rows:], torch.arange(16))
     training = Training(distiller, distiller.student, optimizer, LocalEngine(), lambda *_: 1.0, 1, queries=queries)
     loader = Loader(source, torch.arange(rows), batch_size=rows, seed=0, labels=source.labels)
-    weighting.bind(_setting(training, loader, 0, None))
+    weighting.bind(setting_of(training, loader, 0, None, teacher_moves=False))
     distiller.train()
     batch = Batch(source.read(torch.arange(rows))[0], targets[:rows], torch.arange(rows))
     explicit = per_sample_gradients_slow(distiller.student, distiller.task().training_loss, batch)

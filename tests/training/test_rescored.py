@@ -5,14 +5,17 @@ from typing import Any
 import pytest
 import torch
 from torch.testing import assert_close
-from training_makers import BATCH, ROWS, Records, parts, train, weighting
+from training_makers import BATCH, ROWS, Records, net, parts, train, weighting
 
 from limbeck.core.errors import UsageError
 from limbeck.influence.curvature.identity import Identity
 from limbeck.influence.scores import score
+from limbeck.teachers.single import Single
 from limbeck.training.callback import Callback
 from limbeck.training.checkpoint import Keeper
-from limbeck.training.training import Record, Training
+from limbeck.training.steps.mean_teacher import MeanTeacher
+from limbeck.training.steps.student import Student
+from limbeck.training.training import Record, Training, Update
 from limbeck.weighting.controls import Random, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.rescored import Table
@@ -53,6 +56,19 @@ def test_weights_are_those_of_the_scores_taken_after_the_first_epoch_and_every_s
         weights = mean_one(squash(normalise(mean, "median"), 1.0, 4.0), 2.0)
         assert_close(record.weights, weights[record.batch.index])
         assert_close(record.scores, phi[record.batch.index])
+
+
+@pytest.mark.parametrize("step, asked", [(Student(), 1), (MeanTeacher(0.9), 3)])
+def test_a_teacher_that_stands_still_is_asked_once_for_all_rounds_and_one_that_moves_at_each(step: Update, asked: int) -> None:
+    made = parts(weights=InfluenceWeighting(Identity(), refresh="epochs:1"))
+    teacher = made.distiller.teacher = Single(net(seed=6))
+    looked, sizes = Scored(made.queries), []
+    teacher.register_forward_pre_hook(lambda _, batch: sizes.append(len(batch[0])))
+    records = train(made, step, epochs=4, callbacks=[looked]).records
+    for epoch in (1, 2, 3):
+        record = records[epoch * PER_EPOCH]
+        assert_close(record.scores, looked.found[epoch - 1][record.batch.index])
+    assert sizes.count(ROWS) == 4 + asked  # four times by the one who looks on and remembers nothing
 
 
 @pytest.mark.parametrize("epochs, rounds", [(1, [1, 2, 3, 4]), (2, [1, 3]), (3, [1, 4]), (10, [1])])

@@ -141,7 +141,7 @@ def train(made: Parts, step: Update | None = None, *, callbacks: Sequence[Callba
 def prepared(made: Parts, step: Update, **options: Any) -> tuple[Training, Batch]:
     """A run stopped before its first step, and the batch of that step."""
     from limbeck.engine.local import LocalEngine
-    from limbeck.training.fit import _setting
+    from limbeck.training.setting import setting_of
 
     engine = LocalEngine()
     steps = 3 * len(made.loader)
@@ -156,7 +156,7 @@ def prepared(made: Parts, step: Update, **options: Any) -> tuple[Training, Batch
         queries=made.queries,
         **options,
     )
-    made.distiller.weighting.bind(_setting(training, made.loader, 5, made.clean))
+    made.distiller.weighting.bind(setting_of(training, made.loader, 5, made.clean, teacher_moves=step.trains_teacher))
     made.distiller.student.train()
     step.prepare(training, made.loader, resumed=False)
     return training, next(made.loader.epoch(0))

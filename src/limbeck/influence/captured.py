@@ -22,8 +22,9 @@ from limbeck.influence.vectors import Vector, trainable
 Leaf = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Embedding | nn.LayerNorm | nn.GroupNorm | _BatchNorm
 """Layers that are linear in their parameters and keep the samples of a batch apart (batch normalisation in evaluation mode)."""
 
-PIECE = 2**22
-"""Numbers captured of samples that go through a model together in a scoring pass."""
+PIECE, DEVICE_PIECE = 2**23, 2**26
+"""Numbers captured of samples that go through a model together in a scoring pass, on the processor and on another device: more of
+them are quicker (`benchmarks/step.py`: twice as many took 7 to 28 % less of a pass) and take more memory."""
 FIRST = 64
 """Samples that go together before it is known how many numbers are captured of each."""
 
@@ -145,8 +146,11 @@ class Capture:
 
     @property
     def together(self) -> int:
-        """How many samples to take together, going by what was captured last, so that it fits a processor's cache."""
-        return max(1, PIECE // self.size) if self.size else FIRST
+        """How many samples to take together, going by what was captured last."""
+        if not self.size:
+            return FIRST
+        device = next(iter(self.parameters.values())).device.type
+        return max(1, (PIECE if device == "cpu" else DEVICE_PIECE) // self.size)
 
     def backward(self, loss: Tensor) -> None:
         """Fill in the gradients at the layers' outputs.

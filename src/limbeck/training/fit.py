@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -19,9 +18,9 @@ from limbeck.training.advice import advice
 from limbeck.training.asked import check_drawn, check_kinds, check_parts, check_step
 from limbeck.training.callback import Callback
 from limbeck.training.checkpoint import Keeper
+from limbeck.training.setting import setting_of
 from limbeck.training.steps.student import Student
 from limbeck.training.training import Record, Training, Update, of_all
-from limbeck.weighting.weighting import Setting
 
 
 def fit(
@@ -77,7 +76,7 @@ def fit(
     queries = None if queries is None else queries.to(engine.device)
     prepared = engine.prepare(distiller.student)
     training = Training(distiller, prepared, optimizer, engine, rate, steps, accumulate, clip, queries)
-    distiller.weighting.bind(_setting(training, loader, seed, clean))
+    distiller.weighting.bind(setting_of(training, loader, seed, clean, teacher_moves=step.trains_teacher))
     training.student.train()
     step.prepare(training, loader, resumed=keeper is not None and keeper.path.exists())
     if keeper is not None:
@@ -114,31 +113,3 @@ def _tell(callbacks: Sequence[Callback], training: Training, record: Record, *, 
         callback.after_step(training, record)
         if epoch_ended:
             callback.after_epoch(training)
-
-
-def _setting(training: Training, loader: Loader, seed: int, clean: Tensor | None) -> Setting:
-    """What the weighting is told of the run."""
-    engine = training.engine
-
-    def draw(count: int, generator: torch.Generator) -> Batch:
-        rows = loader.rows[torch.randperm(len(loader.rows), generator=generator)[:count]]
-        return read_whole(loader.source, rows, loader.labels).to(engine.device)
-
-    def everyone() -> list[Batch]:
-        pieces = torch.split(loader.rows, 256)
-        return [read_whole(loader.source, rows, loader.labels).to(engine.device) for rows in pieces]
-
-    return Setting(
-        student=training.distiller.student,
-        task=training.distiller.task(),
-        queries=training.queries,
-        draw=draw,
-        everyone=everyone,
-        per_epoch=len(loader),
-        steps=training.steps,
-        gather=engine.gather,
-        offset=lambda count: engine.rank * count,
-        seed=seed,
-        classes=loader.source.outputs,
-        clean=clean,
-    )

@@ -1,7 +1,7 @@
 """The contract of every weighting: what it is told of a run, what it sees of a step, what it gives back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ class Setting:
         task: The loss that the weights act on and the loss that influence is measured on.
         queries: Samples with trusted labels, None where the run has none.
         draw: Gives that many training samples for curvature, drawn with the generator.
-        everyone: All training samples in batches, untransformed, in the order of their rows.
+        everyone: All training samples in batches, untransformed, in the order of their rows; can be gone through again and again.
         per_epoch: Steps of an epoch, >= 1.
         steps: Steps of the run, >= 1.
         gather: [B] of this process -> the values of all processes, in rank order.
@@ -40,7 +40,7 @@ class Setting:
     task: Task
     queries: Batch | None
     draw: Callable[[int, torch.Generator], Batch]
-    everyone: Callable[[], Sequence[Batch]] = tuple
+    everyone: Callable[[], Iterable[Batch]] = tuple
     per_epoch: int = 1
     steps: int = 1
     gather: Callable[[Tensor], Tensor] = itself
