@@ -85,7 +85,7 @@ WHY = {
     "samples": "One pass over the data, whatever is asked.",
     "parameters": "Products with the layers' weights; the eigenvectors of a layer cost the cube of its width, P^1.5.",
     "queries": "`score` takes the queries' mean gradient: their number hardly matters beside the training samples.",
-    "batch": "The same work in more or fewer calls. Captured tensors are cut to pieces that fit a processor's cache.",
+    "batch": "The same work in more or fewer calls. Captured tensors are cut to pieces of a fixed size.",
 }
 HEAD = """\
 # How scoring scales

@@ -763,7 +763,7 @@ ROWS: tuple[Row, ...] = (
         "KD-AIF: weights from each sample's influence on the query loss",
         KD_AIF,
         "query set",
-        "rounds of scores, each about an epoch; below ten epochs a student pass in some, a query gradient every few steps",
+        "rounds of scores, each about half an epoch; below ten epochs a student pass in some, a query gradient every few steps",
         steps=1.4,
     ),
     Row("Uniform", "weightings", "limbeck.weighting.uniform:Uniform", "All weights 1", "", "", "none"),
