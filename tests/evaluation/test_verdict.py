@@ -205,6 +205,15 @@ def test_sentence_without_a_rival() -> None:
     assert sentence({}) == "Whether KD-AIF is better is undecided, because it was compared with nothing."
 
 
+def test_an_interval_ends_where_no_difference_can_be_larger() -> None:
+    ours, theirs = [0.9, 0.5], [0.5, 0.45]  # one degree of freedom: 12.7 standard errors
+    free, bound = compare(ours, theirs), compare(ours, theirs, limit=1.0)
+    assert (free.low, free.high) != (-1.0, 1.0)
+    assert (bound.low, bound.high) == (-1.0, 1.0)
+    assert judge(ours, {"uniform": theirs}).comparisons["uniform"] == bound
+    assert (bound.effect, bound.p, bound.answer) == (free.effect, free.p, free.answer)
+
+
 def test_judge_compares_all_and_lets_the_rivals_decide() -> None:
     ours = [0.90, 0.91, 0.92, 0.905]
     rivals = {"uniform": [0.86, 0.88, 0.87, 0.865], "oracle": [0.94, 0.95, 0.97, 0.95]}

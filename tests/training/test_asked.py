@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from training_makers import ROWS, blobs, net
 
 from limbeck.core.batch import Batch
-from limbeck.core.errors import ShapeError, UsageError
+from limbeck.core.errors import RunError, ShapeError, UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Term
 from limbeck.data.loader import Loader, whole
@@ -19,9 +19,10 @@ from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.models.mlp import MLP
 from limbeck.teachers.single import Single
+from limbeck.training.asked import UPDATE
 from limbeck.training.fit import fit
 from limbeck.training.steps.student import Student
-from limbeck.training.training import Record, Training
+from limbeck.training.training import Record, Training, Update
 from limbeck.weighting.weighting import Step, Weighting
 
 DATA = blobs()
@@ -51,6 +52,13 @@ class Three(Weighting):
 
     def __call__(self, step: Step) -> Tensor:
         return torch.ones(3)
+
+
+class Unlearning(Weighting):
+    """A negative weight in the middle."""
+
+    def __call__(self, step: Step) -> Tensor:
+        return torch.linspace(1.0, -0.5, len(step.batch))
 
 
 @pytest.mark.parametrize(
@@ -109,6 +117,17 @@ def test_a_weighting_gives_one_weight_per_sample() -> None:
     student = net()
     with pytest.raises(ShapeError, match=r"Three returned \[3\] for 12 samples"):
         fit(Distiller(student, None, CE(), weighting=Three()), LOADER, torch.optim.SGD(student.parameters(), lr=0.1))
+
+
+def test_weights_are_not_negative() -> None:
+    student = net()
+    with pytest.raises(RunError, match="Unlearning gave a weight of -0.5 at step 0; weights are numbers of at least 0"):
+        fit(Distiller(student, None, CE(), weighting=Unlearning()), LOADER, torch.optim.SGD(student.parameters(), lr=0.1))
+
+
+def test_all_that_a_step_must_have_is_asked_for() -> None:
+    wanted = {name for name in vars(Update) if not name.startswith("_")} | {"__call__", *Update.__annotations__}
+    assert set(UPDATE) == wanted
 
 
 @pytest.mark.parametrize(

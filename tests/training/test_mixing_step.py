@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,9 @@ def test_processes_share_the_query_samples_out_and_language_counts_by_token() ->
     batch = type(made.queries)(tokens, tokens, torch.arange(3), counted)
     found = domain_losses(lambda some: some.index.double() + 1, batch, torch.tensor([0, 0, 1]), 2, LocalEngine())
     assert found.tolist() == [(1 * 3 + 2 * 1) / 4, 3]
+    unlabelled = replace(batch, targets=tokens.index_put((torch.tensor([0]), torch.tensor([1])), torch.tensor(-1)))
+    found = domain_losses(lambda some: some.index.double() + 1, unlabelled, torch.tensor([0, 0, 1]), 2, LocalEngine())
+    assert found.tolist() == [(1 * 2 + 2 * 1) / 3, 3]
 
 
 def test_what_cannot_be_mixed_is_refused() -> None:

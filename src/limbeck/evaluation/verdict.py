@@ -33,6 +33,7 @@ class Metric:
         sign: 1 where larger is better, -1 where smaller is.
         scale: What values are multiplied with when they are printed.
         digits: Behind the point, when they are.
+        limit: The largest difference that there can be.
     """
 
     name: str
@@ -41,13 +42,14 @@ class Metric:
     sign: int
     scale: float
     digits: int
+    limit: float = math.inf
 
     def spoken(self, value: float) -> str:
         """A difference as it is printed; never `-0.0`."""
         return f"{round(self.scale * value, self.digits) + 0.0:.{self.digits}f}"
 
 
-ACCURACY = Metric("accuracy", " points of test accuracy", margin=0.005, sign=1, scale=100, digits=1)
+ACCURACY = Metric("accuracy", " points of test accuracy", margin=0.005, sign=1, scale=100, digits=1, limit=1.0)
 NLL = Metric("nll", " nats of test loss a token", margin=0.01, sign=-1, scale=1, digits=3)
 """For language; the margin is about 1 % of the perplexity."""
 
@@ -94,7 +96,7 @@ class Verdict:
     margin: float
 
 
-def compare(ours: Sequence[float], theirs: Sequence[float], margin: float = 0.005) -> Comparison:
+def compare(ours: Sequence[float], theirs: Sequence[float], margin: float = 0.005, limit: float = math.inf) -> Comparison:
     """Paired t-test of ours against theirs, one pair per seed; larger is better.
 
     "better": the 95 % interval lies above 0. "not better": it lies below +margin, so that a gain worth having is excluded.
@@ -105,6 +107,7 @@ def compare(ours: Sequence[float], theirs: Sequence[float], margin: float = 0.00
         ours: One value per seed.
         theirs: The rival's value on the same seeds in the same order.
         margin: Smallest gain that is worth having, in the unit of the values, 0 or above.
+        limit: The largest difference that there can be, > 0; the interval ends there.
 
     Raises:
         UsageError: The lists are empty, differ in length or hold NaN or infinity.
@@ -126,7 +129,7 @@ def compare(ours: Sequence[float], theirs: Sequence[float], margin: float = 0.00
         return _without_spread(differences, margin)
     result = ttest_rel(ours, theirs)
     interval = result.confidence_interval(0.95)
-    low, high = float(interval.low), float(interval.high)
+    low, high = max(float(interval.low), -limit), min(float(interval.high), limit)
     seeds = len(differences)
     effect = math.fsum(differences) / seeds
     return Comparison(effect, low, high, float(result.pvalue), f"paired t-test, {seeds} seeds", _answer(low, high, margin), seeds)
@@ -182,7 +185,9 @@ def judge(
     """
     margin = metric.margin if margin is None else margin
     own = [metric.sign * value for value in ours]
-    comparisons = {name: compare(own, [metric.sign * value for value in theirs], margin) for name, theirs in rivals.items()}
+    comparisons = {
+        name: compare(own, [metric.sign * value for value in theirs], margin, metric.limit) for name, theirs in rivals.items()
+    }
     return Verdict(overall(comparisons), sentence(comparisons, title=title, metric=metric), comparisons, margin)
 
 

@@ -13,7 +13,7 @@ from limbeck.distiller import Distiller
 from limbeck.training.callback import Callback
 from limbeck.training.training import Update
 
-UPDATE = (*Update.__annotations__, *(name for name, part in vars(Update).items() if part.__doc__ and callable(part)))
+UPDATE = ("trains_teacher", "writes", "prepare", "__call__", "state", "load_state")
 """All that a step object must have."""
 
 

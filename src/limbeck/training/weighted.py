@@ -107,6 +107,7 @@ def weigh(
 
     Raises:
         ShapeError: The weighting did not give one weight per sample.
+        RunError: A weight is negative.
     """
     distiller = training.distiller
     student = distiller.student
@@ -138,6 +139,12 @@ def weigh(
         raise ShapeError(
             f"{type(distiller.weighting).__name__} returned {list(weights.shape)} for {len(losses)} samples; "
             "a weighting gives one weight per sample, [B]."
+        )
+    lowest = float(weights.min())
+    if lowest < 0:
+        raise RunError(
+            f"{type(distiller.weighting).__name__} gave a weight of {lowest:g} at step {training.number}; weights are numbers "
+            "of at least 0 (a negative one would have the student unlearn a sample)."
         )
     return weights
 

@@ -207,8 +207,9 @@ def domain_losses(losses: Callable[[Batch], Tensor], queries: Batch, groups: Ten
     for rows in torch.split(own, ROWS) if len(own) else ():
         batch = queries.take(rows)
         found, amount = losses(batch).double(), torch.ones(len(rows), dtype=torch.float64, device=groups.device)
-        if batch.targets is not None and batch.targets.dim() == 2 and batch.mask is not None:
-            amount = batch.mask.sum(1).double()
+        mask = batch.label_mask
+        if batch.targets is not None and batch.targets.dim() == 2 and mask is not None:
+            amount = mask.sum(1).double()
         sums[0].index_add_(0, groups[rows], found * amount)
         sums[1].index_add_(0, groups[rows], amount)
     sums = engine.gather(sums.unsqueeze(0)).sum(0).cpu()
