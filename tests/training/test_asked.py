@@ -121,7 +121,7 @@ def test_a_weighting_gives_one_weight_per_sample() -> None:
 
 def test_weights_are_not_negative() -> None:
     student = net()
-    with pytest.raises(RunError, match="Unlearning gave a weight of -0.5 at step 0; weights are numbers of at least 0"):
+    with pytest.raises(RunError, match=r"Unlearning gave a weight of -0\.5 at step 0; weights are numbers of at least 0"):
         fit(Distiller(student, None, CE(), weighting=Unlearning()), LOADER, torch.optim.SGD(student.parameters(), lr=0.1))
 
 
