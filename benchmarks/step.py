@@ -61,6 +61,15 @@ PAIRS: dict[str, tuple[Architecture, Architecture, DataSpec]] = {
 }
 
 
+KINDS: dict[str, Callable[[], InfluenceWeighting | Uniform]] = {
+    "plain": Uniform,
+    "stored": lambda: InfluenceWeighting(refresh="epochs:2", samples=2 * FEW),
+    "each step": lambda: InfluenceWeighting(refresh=10**6, samples=2 * FEW),
+    "way='separate', query_batch=64": lambda: InfluenceWeighting(refresh=10**6, samples=2 * FEW, way="separate", query_batch=64),
+}
+"""Whose peak memory is measured: the first estimate of EK-FAC is in it, and a round of scores of 256 samples."""
+
+
 @dataclass
 class Pair:
     """A teacher, a student and a batch, with the two kinds of step."""
@@ -94,7 +103,14 @@ def training_of(name: str, weighting: InfluenceWeighting | Uniform, count: int) 
     queries = batch_of(spec, 200)
     training = Training(distiller, distiller.student, optimizer, engine, lambda *_: 1.0, steps=10**6, queries=queries)
     weighting.bind(
-        Setting(distiller.student, distiller.task(), queries, lambda n, _: batch_of(spec, min(n, 512)), classes=spec.classes)
+        Setting(
+            distiller.student,
+            distiller.task(),
+            queries,
+            lambda n, _: batch_of(spec, min(n, 512)),
+            lambda: [batch_of(spec, 256)],
+            classes=spec.classes,
+        )
     )
     distiller.student.train()
     return training, batch_of(spec, count)
@@ -180,8 +196,8 @@ def resident(peak: bool = False) -> int:
 
 def show_peak(name: str, kind: str, count: int) -> None:
     """Print how far three steps raised this process's memory above what it was before the first one."""
-    weighting = Uniform() if kind == "plain" else InfluenceWeighting(refresh=10**6, samples=2 * FEW)
-    training, batch = training_of(name, weighting, count)
+    training, batch = training_of(name, KINDS[kind](), count)
+    training.number = 1  # after the first epoch of one step, when stored weights are taken
     before = resident()
     for _ in range(3):
         Student()(training, batch)
@@ -212,10 +228,11 @@ def main() -> None:
     for name in options.pairs:
         print(measure(name, options.batch, 3 if options.quick else options.repeats) + " |", flush=True)
     if options.memory:
-        print("\n| pair | peak memory, MB: plain | weighted, first EK-FAC estimate included | ratio |\n|---|---|---|---|")
+        print(f"\n| pair | peak memory, MB: {' | '.join(KINDS)} |\n" + "|---" * (len(KINDS) + 1) + "|")
         for name in options.pairs:
-            plain, weighted = (peak(name, kind, options.batch) for kind in ("plain", "weighted"))
-            print(f"| {name} | {plain / 2**20:.0f} | {weighted / 2**20:.0f} | {weighted / plain:.2f} |", flush=True)
+            plain, *others = (peak(name, kind, options.batch) / 2**20 for kind in KINDS)
+            cells = [f"{plain:.0f}", *(f"{other:.0f} ({other / plain:.2f})" for other in others)]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from torch.testing import assert_close
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
+from limbeck.core.errors import RunError
+from limbeck.influence.curvature import kronecker
 from limbeck.influence.curvature.capture import blocks, capture
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.exact import Exact
@@ -369,3 +371,25 @@ def test_drawn_labels_make_gauss_newton_in_the_mean() -> None:
         a = torch.cat([x, torch.ones(1, dtype=torch.float64)])
         gauss_newton += torch.kron(p.diag() - p.outer(p), a.outer(a)) / 4
     assert_close(basis.values.flatten(), (turn.T @ gauss_newton @ turn).diagonal(), rtol=0.1, atol=2e-3)
+
+
+def test_what_single_precision_does_not_decompose_is_decomposed_in_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.linalg.eigh
+
+    def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+        if matrices.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("failed to converge")
+        values, vectors = plain(matrices)
+        return values, vectors
+
+    monkeypatch.setattr(torch.linalg, "eigh", eigh)
+    monkeypatch.setattr(kronecker, "EXACT_EIGEN", 1)
+    rows = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    values, vectors = kronecker.eigen(rows.mT @ rows)
+    assert values.dtype == vectors.dtype == torch.float32
+    assert_close(vectors @ torch.diag_embed(values) @ vectors.mT, rows.mT @ rows)
+
+
+def test_moments_that_are_no_numbers_are_told_of() -> None:
+    with pytest.raises(RunError, match="second moments are NaN or infinite"):
+        kronecker.eigen(torch.full((1, 2, 2), torch.nan))

@@ -34,6 +34,8 @@ from limbeck.models.transformer import Transformer
 from limbeck.training.steps.simultaneous import Simultaneous
 from limbeck.training.steps.student import Student
 from limbeck.training.weighted import weighted_backward
+from limbeck.weighting.uniform import Uniform
+from limbeck.weighting.weighting import Weighting
 from support.makers import FromTheMean, generator
 from support.nets import BY_NAME, CASES, TASK, Case
 
@@ -291,6 +293,22 @@ def test_in_bfloat16_the_cheap_ways_are_taken_and_come_as_near_as_a_plain_step(w
     assert rough[2] == way
     for wanted, usual, found in zip(exact[:2], plain[:2], rough[:2], strict=True):
         assert (found - wanted).norm() < 2 * (usual - wanted).norm() + 1e-3 * wanted.norm()
+
+
+@pytest.mark.parametrize("way", ["captured", "carried", "separate"])
+def test_weights_of_one_are_the_plain_step_bit_for_bit_where_a_layer_sees_many_positions(way: str) -> None:
+    def run(weights: Weighting) -> Vector:
+        made = parts(objective=CE() * 1.0, weights=weights)
+        torch.manual_seed(0)
+        made.distiller.student = Tapped(Language(places=40))
+        made.queries = some(16, 40)
+        training, _ = prepared(made, Student())
+        weighted_backward(training, made.queries)
+        return {name: part.grad for name, part in trainable(made.distiller.student).items() if part.grad is not None}
+
+    plain, still = run(Uniform()), run(weighting(way=way, gain=0.0))
+    assert plain.keys() == still.keys()
+    assert all(torch.equal(part, still[name]) for name, part in plain.items())
 
 
 WAYS = {

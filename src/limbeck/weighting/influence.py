@@ -19,7 +19,7 @@ from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Later, Problem, Solver
 from limbeck.influence.gradients import mean_gradient
 from limbeck.influence.pieces import Pieces
-from limbeck.influence.restoring import random_state
+from limbeck.influence.restoring import evaluating, random_state
 from limbeck.influence.scores import score
 from limbeck.influence.vectors import Vector
 from limbeck.influence.ways import check_way
@@ -108,7 +108,7 @@ class InfluenceWeighting(Weighting):
         if setting.queries is None or not len(setting.queries):
             raise DataError("InfluenceWeighting: the query set is empty; set query to at least 1 (200 or more is good).")
         self.guard = Guard(setting.classes)
-        self._cut = Pieces(setting.student, setting.task.query_loss)
+        self._cut, self._cut_still = (Pieces(setting.student, setting.task.query_loss) for _ in range(2))
         self._q, self._renewed, self._looked, self._scores = None, 0, None, None
         self._q_ahead, self._renewed_ahead = None, 0
         self.pace = pace_of(self.refresh, "InfluenceWeighting: refresh", setting.steps / setting.per_epoch)
@@ -171,8 +171,10 @@ class InfluenceWeighting(Weighting):
         assert self.setting.queries is not None
         generator = self._generator(number, 2)
         drawn, everyone = [self.setting.draw(self.samples, generator)], self.setting.everyone
-        queries, seed = [self._queries(number)], generator.initial_seed()
+        seed = generator.initial_seed()
         with self._apart(number):
+            with evaluating(self.setting.student):
+                queries = self._cut_still(self._queries(number))
             found = score(self.setting.student, self.setting.task, everyone(), queries, self.solver, seed=seed, curvature=drawn)
         scale = self._scale(self.pace)
         scaled = self._table.mean(found.index, normalise(self._finite(found.phi, number), scale))

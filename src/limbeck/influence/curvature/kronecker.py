@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from limbeck.core.errors import RunError
 from limbeck.influence.curvature.capture import Captured, Covered
 from limbeck.influence.curvature.solver import Gradients
 from limbeck.influence.vectors import Vector
@@ -264,7 +265,17 @@ def single(calls: list[tuple[Tensor, Tensor]]) -> bool:
 
 
 def eigen(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (none below 0) and eigenvectors of symmetric matrices [G, n, n]."""
+    """Eigenvalues (none below 0) and eigenvectors of symmetric matrices [G, n, n].
+
+    Raises:
+        RunError: They hold NaN or infinity.
+    """
+    if not bool(torch.isfinite(matrices).all()):
+        raise RunError("curvature: the second moments are NaN or infinite; the model's outputs or gradients overflow.")
     precise = matrices.double() if matrices.shape[-1] <= EXACT_EIGEN else matrices
-    values, vectors = torch.linalg.eigh(precise)
+    try:
+        values, vectors = torch.linalg.eigh(precise)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # Single precision does not get by with some large matrices of low rank.
+        values, vectors = torch.linalg.eigh(matrices.double())
     return values.clamp(min=0).to(matrices.dtype), vectors.to(matrices.dtype)
