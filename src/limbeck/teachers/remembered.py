@@ -37,20 +37,22 @@ class Remembered:
         self.teacher, self.pieces, self.read, self.most = teacher, [piece.cpu() for piece in pieces], read, most
         self.places = {row: (k, at) for k, piece in enumerate(self.pieces) for at, row in enumerate(piece.tolist())}
         self.said: dict[int, Outputs] = {}
+        self.sized = False
 
     def __call__(self, batch: Batch) -> Outputs:
         """What the teacher says of the batch, without a graph where it is remembered."""
         index = batch.index.cpu()
         number, start = self.places.get(int(index[0]), (0, 0))
         rows = slice(start, start + len(index))
-        if not torch.equal(self.pieces[number][rows], index):
+        if not self.places or not torch.equal(self.pieces[number][rows], index):
             return self.teacher(batch)
+        if not self.sized:  # before a whole piece is asked about, which may be much
+            said, self.sized = self.teacher(batch), True
+            if size(said) * len(self.places) > self.most * len(batch):
+                self.places.clear()
+                return said
         if number not in self.said:
-            said = self.teacher(self.read(self.pieces[number])).detach()
-            if size(said) * len(self.pieces) > self.most:
-                self.pieces, self.places = [index.new_empty(0)], {}
-                return said.take(rows)
-            self.said[number] = said
+            self.said[number] = self.teacher(self.read(self.pieces[number])).detach()
         return self.said[number].take(rows)
 
 
