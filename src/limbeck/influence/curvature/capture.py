@@ -17,6 +17,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.functional.divergences import cross_entropy, log_softmax, token_mean
 from limbeck.influence.captured import gain_and_shift
+from limbeck.influence.curvature.lookup import Lookup
 from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.restoring import statistics_untouched
 from limbeck.influence.task import answer_of
@@ -128,7 +129,7 @@ class Gains:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
 
-Covered = Block | Gains
+Covered = Block | Gains | Lookup
 """What curvature has a product for, or a small matrix of its own."""
 
 
@@ -160,7 +161,7 @@ class Pairs(Mapping[str, list[tuple[Tensor, Tensor]]]):
 
     def __getitem__(self, name: str) -> list[tuple[Tensor, Tensor]]:
         block, calls = self.blocks[name], self.calls[name]
-        return [block.pair(*call, self.count) for call in calls] if isinstance(block, Block) else calls
+        return calls if isinstance(block, Gains) else [block.pair(*call, self.count) for call in calls]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.calls)
@@ -195,7 +196,8 @@ class Captured:
 def blocks(model: nn.Module) -> dict[str, Covered]:
     """Every trained linear, convolution or normalisation layer by module name; a shared weight belongs to the first that has it.
 
-    A normalisation of more than `DENSE` numbers is left out.
+    Embeddings come last, so that a table shared with a head is the head's. A normalisation of more than `DENSE` numbers is left
+    out, and so is an embedding that divides gradients by how often a row was looked up.
     """
     names = {id(part): name for name, part in trainable(model).items()}
     found: dict[str, Covered] = {}
@@ -213,6 +215,11 @@ def blocks(model: nn.Module) -> dict[str, Covered]:
         else:
             continue
         taken.update({weight, *([bias] if bias else [])})
+    for name, module in model.named_modules():
+        weight = names.get(id(getattr(module, "weight", None)))
+        if isinstance(module, nn.Embedding) and not module.scale_grad_by_freq and weight is not None and weight not in taken:
+            found[name] = Lookup(module, weight)
+            taken.add(weight)
     return found
 
 

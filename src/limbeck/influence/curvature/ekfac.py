@@ -31,8 +31,8 @@ class EKFAC(Solver):
         fisher: `true` draws labels from the model; `empirical` takes the gradients of the training loss as it is, for comparison.
 
     Reference: George et al., 2018, arXiv:1806.03884, alg. 1. Differs from the paper: labels are drawn from the model (true
-    Fisher), damping is relative, a turn of the basis keeps the moments, gain and shift of a
-    normalisation get a dense matrix, and other parameters outside linear and convolution layers one number per tensor.
+    Fisher), damping is relative, a turn of the basis keeps the moments, gain and shift of a normalisation get a dense matrix,
+    embeddings are layers of one-hot inputs, and what is in no such layer has one number per tensor.
 
     >>> EKFAC()
     EKFAC(damping=0.1)

@@ -3,8 +3,9 @@
 A layer's Fisher matrix is taken as A (x) S with A the mean over samples and (counted) positions of a a', and S the mean over
 samples of the sum over positions of d d' (a: the layer's inputs with a 1 for the bias, d: gradients of its outputs). Grouped
 and depthwise convolutions have one product per group. A normalisation's gain and shift have one dense matrix: S, with A the
-number 1. Parameters that no such layer covers (embeddings, bare parameters, very wide normalisations) are divided by their mean
-squared gradient, one number per tensor.
+number 1. An embedding is a layer of one-hot inputs: A is a diagonal, and its eigenvectors are the table's rows. Parameters that
+no such layer covers (bare parameters, very wide normalisations) are divided by their mean squared gradient, one number per
+tensor.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from torch.func import vmap
 
 from limbeck.core.errors import RunError
 from limbeck.influence.curvature.capture import Captured, Covered
+from limbeck.influence.curvature.lookup import Lookup, row_moments
 from limbeck.influence.curvature.solver import Gradients
 from limbeck.influence.vectors import Vector
 
@@ -32,26 +34,40 @@ class Basis:
     """One layer's curvature in its Kronecker eigenbasis.
 
     Args:
-        inputs: Eigenvectors of A in columns, [G, I, I].
+        inputs: Eigenvectors of A in columns, [G, I, I]; None for the unit matrix, where A is a diagonal (an embedding).
         outputs: Eigenvectors of S in columns, [G, O, O].
         values: Eigenvalues of the layer's Fisher matrix, [G, O, I]: products for K-FAC, second moments for EK-FAC.
     """
 
-    inputs: Tensor
+    inputs: Tensor | None
     outputs: Tensor
     values: Tensor
 
+    @property
+    def level(self) -> Tensor:
+        """What damping is relative to, a scalar: the mean eigenvalue.
+
+        In an embedding each row counts by its share of the curvature: most rows are rare, and the mean over all of them would
+        leave those that are looked up without damping.
+        """
+        if self.inputs is not None:
+            return self.values.mean()
+        rows = self.values.mean(1)
+        return rows.square().sum() / rows.sum().clamp(min=torch.finfo(rows.dtype).tiny)
+
     def inverse(self, matrix: Tensor, damping: float) -> Tensor:
-        """(F + damping x mean eigenvalue)^-1 applied to [G, O, I]."""
-        turned = self.outputs.transpose(1, 2) @ matrix @ self.inputs
-        level = self.values.mean()
+        """(F + damping x level)^-1 applied to [G, O, I]."""
+        level = self.level
         if level == 0:
             return matrix
-        return self.outputs @ (turned / (self.values + damping * level)) @ self.inputs.transpose(1, 2)
+        turned = self.outputs.transpose(1, 2) @ matrix
+        if self.inputs is None:
+            return self.outputs @ (turned / (self.values + damping * level))
+        return self.outputs @ (turned @ self.inputs / (self.values + damping * level)) @ self.inputs.transpose(1, 2)
 
     def energies(self, calls: list[tuple[Tensor, Tensor]], damping: float) -> Tensor:
-        """Every sample's g' (F + damping x mean eigenvalue)^-1 g, [B], from inputs [B, G, T, I] and gradients [B, G, T, O]."""
-        level = self.values.mean()
+        """Every sample's g' (F + damping x level)^-1 g, [B], from inputs [B, G, T, I] and gradients [B, G, T, O]."""
+        level = self.level
         weights = torch.ones_like(self.values) if level == 0 else 1 / (self.values + damping * level)
         if single(calls):
             a, d = self._turned(*calls[0])
@@ -60,12 +76,15 @@ class Basis:
 
     def moments(self, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
         """The sum over samples of the squared gradient in the eigenbasis, [G, O, I]; a layer called twice adds up first."""
+        if self.inputs is None:
+            return row_moments(calls, self.outputs, self.values.shape[2])
         if single(calls):
             a, d = self._turned(*calls[0])
             return torch.einsum("bgo,bgi->goi", d[:, :, 0].square(), a[:, :, 0].square())
         return reduce(torch.add, (gradients.square().sum(0) for gradients in self._along(calls)))
 
     def _turned(self, a: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.inputs is not None
         return a @ self.inputs, d @ self.outputs
 
     def _along(self, calls: list[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
@@ -77,7 +96,7 @@ class Basis:
         for start in range(0, len(parts[0][0]), rows):
             cut = slice(start, start + rows)
             gradients = reduce(torch.add, (d[cut].transpose(2, 3) @ a[cut] for a, d in parts))
-            yield gradients if early else self.outputs.transpose(1, 2) @ gradients @ self.inputs
+            yield gradients if early else self.outputs.transpose(1, 2) @ gradients @ self.inputs  # type: ignore[operator]
 
     def energies_written(self, matrices: Tensor, damping: float) -> Tensor:
         """The same from gradients that are written out, [B, G, O, I]."""
@@ -106,8 +125,10 @@ class Kronecker:
         fresh = factors.decomposed()
         for name, old in self.layers.items():
             new = fresh.layers[name]
-            outputs, inputs = (new.outputs.transpose(1, 2) @ old.outputs, old.inputs.transpose(1, 2) @ new.inputs)
-            fresh.layers[name] = replace(new, values=outputs.square() @ old.values @ inputs.square())
+            values = (new.outputs.transpose(1, 2) @ old.outputs).square() @ old.values
+            if old.inputs is not None and new.inputs is not None:
+                values = values @ (old.inputs.transpose(1, 2) @ new.inputs).square()
+            fresh.layers[name] = replace(new, values=values)
         return fresh
 
     def solve(self, v: Vector, where: Mapping[str, Covered], damping: float) -> Vector:
@@ -144,14 +165,15 @@ class Kronecker:
         """Flat, for a checkpoint."""
         flat = {f"others/{name}": level for name, level in self.others.items()}
         for name, basis in self.layers.items():
-            flat |= {f"inputs/{name}": basis.inputs, f"outputs/{name}": basis.outputs, f"values/{name}": basis.values}
+            flat |= {} if basis.inputs is None else {f"inputs/{name}": basis.inputs}
+            flat |= {f"outputs/{name}": basis.outputs, f"values/{name}": basis.values}
         return flat
 
     @staticmethod
     def from_state(state: Mapping[str, Tensor]) -> "Kronecker | None":
         """The inverse of `state`; None where nothing was estimated yet."""
-        names = [key.removeprefix("inputs/") for key in state if key.startswith("inputs/")]
-        layers = {name: Basis(state[f"inputs/{name}"], state[f"outputs/{name}"], state[f"values/{name}"]) for name in names}
+        names = [key.removeprefix("outputs/") for key in state if key.startswith("outputs/")]
+        layers = {name: Basis(state.get(f"inputs/{name}"), state[f"outputs/{name}"], state[f"values/{name}"]) for name in names}
         others = {key.removeprefix("others/"): part for key, part in state.items() if key.startswith("others/")}
         return Kronecker(layers, others) if layers or others else None
 
@@ -161,7 +183,7 @@ class Factors:
     """The Kronecker factors themselves, as means that can run along a training.
 
     Args:
-        inputs: A of every layer, [G, I, I], by module name.
+        inputs: A of every layer, [G, I, I], by module name; of an embedding its diagonal, [1, V].
         outputs: S of every layer, [G, O, O].
         others: Mean squared gradient of every parameter tensor that no layer covers.
     """
@@ -173,8 +195,8 @@ class Factors:
     def decomposed(self) -> Kronecker:
         """Eigenvectors, and the products of the eigenvalues."""
         layers = {}
-        for name in self.inputs:
-            a_values, a_vectors = eigen(self.inputs[name])
+        for name, factor in self.inputs.items():
+            a_values, a_vectors = (factor, None) if factor.dim() == 2 else eigen(factor)
             s_values, s_vectors = eigen(self.outputs[name])
             layers[name] = Basis(a_vectors, s_vectors, s_values.unsqueeze(2) * a_values.unsqueeze(1))
         return Kronecker(layers, self.others)
@@ -219,13 +241,13 @@ def factors(captured: Iterable[tuple[dict[str, Covered], Captured]], draw: torch
     positions: dict[str, int] = {}
     others: dict[str, Tensor] = {}
     count = 0
-    for _, part in captured:
+    for where, part in captured:
         count += part.count
         for name, level in part.others.items():
             others[name] = others.get(name, torch.zeros(())) + level * part.count
         for name, calls in part.pairs.items():
             for a, d in ((_drawn(part.counted(a), draw), d) for a, d in calls):
-                inputs[name] = inputs.get(name, torch.zeros(())) + torch.einsum("bgti,bgtj->gij", a, a)
+                inputs[name] = inputs.get(name, torch.zeros(())) + _inputs_of(where[name], a, d)
                 outputs[name] = outputs.get(name, torch.zeros(())) + torch.einsum("bgto,bgtp->gop", d, d)
                 positions[name] = positions.get(name, 0) + a.shape[0] * a.shape[2]
         del part  # nothing of a piece is there when the next one is captured
@@ -234,6 +256,11 @@ def factors(captured: Iterable[tuple[dict[str, Covered], Captured]], draw: torch
         {name: part / count for name, part in outputs.items()},
         {name: level / count for name, level in others.items()},
     )
+
+
+def _inputs_of(block: Covered, a: Tensor, d: Tensor) -> Tensor:
+    """The sum over samples and positions of a a', [G, I, I]; of an embedding its diagonal, [1, V]."""
+    return block.shares(a).to(d.dtype) if isinstance(block, Lookup) else torch.einsum("bgti,bgtj->gij", a, a)
 
 
 def _drawn(inputs: Tensor, draw: torch.Generator | None) -> Tensor:
