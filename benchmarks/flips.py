@@ -1,17 +1,20 @@
 """How well scores find flipped labels on a recipe's trained students: influence by several inverses beside a sample's own loss.
 
-    python benchmarks/flips.py recipes/sst2.yaml --size small --seeds 3 --solver "EKFAC()" "LastLayers(EKFAC())"
+    python benchmarks/flips.py recipes/sst2.yaml --size small --seeds 3 --measure loss margin
 
-AUC over training rows that are drawn (seed 0) from those of each seed, students in evaluation mode; `within` compares rows of one
-given label only (each label's median score is taken off), so that how often the net answers with each class has no say. `slope`
-is how the query loss moves as the logits grow: above 0 the student is surer on the query set than is good for it, and then
-what is right raises the query loss too. Accuracy and loss are those of validation; the test split is not looked at.
+AUC over training rows that are drawn (seed 0) from those of each seed, students in evaluation mode; `within` compares rows of
+one given label only (each label's median score is taken off), so that how often the net answers with each class has no say.
+`slope` is how the query loss moves as the logits grow: above 0 the student is surer on the query set than is good for it, and
+then what is right raises the query loss too. `--measure margin` has influence on log((1 - p) / p), p of the right class, in place
+of the query loss: it falls with every step towards the right class, however sure the student is. Accuracy and loss are those of
+validation; the test split is not looked at.
 """
 
 import argparse
 import statistics
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -31,11 +34,21 @@ from limbeck.experiment.seeded import Seeded, seeded
 from limbeck.experiment.unit import Worker, scored
 from limbeck.influence.curvature.solver import Solver
 from limbeck.influence.scores import score
-from limbeck.influence.task import Distillation, label_loss
+from limbeck.influence.task import Distillation, Forward, label_loss
 from limbeck.weighting.influence import InfluenceWeighting
 
 PIECE = 256
 """Rows that go through the student together."""
+
+
+class Margin(Distillation):
+    """Influence on how far the logit of the right class lies behind the others taken together, log((1 - p) / p)."""
+
+    def query_loss(self, student: Forward, batch: Batch) -> Tensor:
+        """One value per sample, [B]."""
+        assert batch.targets is not None
+        logits, right = self.answer(student(batch), batch), batch.targets.unsqueeze(1)
+        return logits.scatter(1, right, -torch.inf).logsumexp(1) - logits.gather(1, right).squeeze(1)
 
 
 def solver_of(recipe: Recipe, text: str) -> Solver:
@@ -51,7 +64,9 @@ def within(scores: Tensor, labels: Tensor) -> Tensor:
     return scores - medians[torch.unique(labels, return_inverse=True)[1]]
 
 
-def figures(net: nn.Module, task: Distillation, data: Seeded, rows: Batch, solvers: dict[str, Solver]) -> dict[str, float]:
+def figures(
+    net: nn.Module, task: Distillation, data: Seeded, rows: Batch, solvers: dict[str, Solver], measures: list[str]
+) -> dict[str, float]:
     """What is told of a student."""
     assert data.clean is not None
     assert rows.targets is not None
@@ -65,8 +80,10 @@ def figures(net: nn.Module, task: Distillation, data: Seeded, rows: Batch, solve
     (slope,) = torch.autograd.grad(F.cross_entropy(scale * logits, queries.targets), scale)
     found = {"accuracy": 100 * float(right.float().mean()), "NLL": float(held.mean()), "slope": float(slope)}
     found["own loss"] = flip_auc(losses, flipped) or 0.0
-    for name, solver in solvers.items():
-        phi = score(net, task, _pieces(rows), _pieces(queries), solver, seed=data.seed).phi
+    for measure, (text, solver) in product(measures, solvers.items()):
+        asked = Margin(task.objective, task.teacher) if measure == "margin" else task
+        phi = score(net, asked, _pieces(rows), _pieces(queries), solver, seed=data.seed).phi
+        name = text if measure == "loss" else f"{text}, {measure}"
         found[name] = flip_auc(phi, flipped) or 0.0
         found[f"{name}, within"] = flip_auc(within(phi, rows.targets), flipped) or 0.0
     return found
@@ -100,6 +117,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="students of each kind")
     parser.add_argument("--arm", nargs="*", default=["uniform"], choices=[*TITLES, "kd_aif"], help="students")
     parser.add_argument("--solver", nargs="*", default=["EKFAC()"], help="inverses, as a recipe names them")
+    parser.add_argument("--measure", nargs="*", default=["loss"], choices=["loss", "margin"], help="what influence is on")
     parser.add_argument("--rows", type=int, default=2000, help="training rows that are scored")
     said = parser.parse_args()
     rivals = [f"compare=[{', '.join(name for name in said.arm if name in TITLES)}]"]
@@ -118,7 +136,7 @@ def main() -> None:
                 assert unit.objective is not None
                 net, task = scored(unit.objective, unit.model, teacher.model)
                 solvers = {text: solver_of(recipe, text) for text in said.solver}
-                found.setdefault(arm.title, []).append(figures(net.eval(), task, data, rows, solvers))
+                found.setdefault(arm.title, []).append(figures(net.eval(), task, data, rows, solvers, said.measure))
     print(table(found))
 
 
