@@ -64,7 +64,7 @@ class StubRun:
         with torch.no_grad():
             losses = TASK.training_loss(self.model, batch)
         torch.set_rng_state(rng)
-        return Step(number, batch, losses, dot, at)
+        return Step(number, batch, lambda: losses, dot, at)
 
     def move(self, size: float = 0.05, seed: int = 0) -> None:
         """Change the parameters, as an optimiser would."""

@@ -1,5 +1,6 @@
 """Weights that are stored per sample and scored anew every few epochs."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from limbeck.weighting.controls import Random, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.rescored import Table
 from limbeck.weighting.squash import mean_one, normalise, squash
-from limbeck.weighting.weighting import Step
+from limbeck.weighting.uniform import Uniform
+from limbeck.weighting.weighting import Step, Weighting
 
 PER_EPOCH = ROWS // BATCH
 
@@ -101,6 +103,25 @@ def test_weights_may_begin_later(refresh: str | int) -> None:
         assert torch.equal(record.weights, torch.ones(BATCH)) != begun
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_with_stored_weights_looks_at_student_and_terms_as_often_as_a_plain_one(accumulate: int) -> None:
+    def calls(weights: Weighting) -> list[int]:
+        made, count, found = parts(weights=weights), [0], []
+        for part in (made.distiller.student, *made.distiller.objective.terms):
+            part.register_forward_hook(lambda *_: count.__setitem__(0, count[0] + 1))
+
+        class Count(Callback):
+            def after_step(self, training: Training, record: Record) -> None:
+                found.append(count[0])
+
+        train(made, epochs=2, accumulate=accumulate, callbacks=[Count()])
+        return [after - before for before, after in pairwise(found)]
+
+    stored, plain = calls(InfluenceWeighting(Identity(), refresh="epochs:1")), calls(Uniform())
+    rescored = PER_EPOCH - 1
+    assert stored[:rescored] + stored[rescored + 1 :] == plain[:rescored] + plain[rescored + 1 :]
+
+
 class Stop(Callback):
     def after_step(self, training: Training, record: Record) -> None:
         if training.number == PER_EPOCH + 2:
@@ -147,7 +168,7 @@ def test_left_alone_it_stores_weights_in_long_runs_and_takes_them_at_each_step_i
 def test_weights_of_a_lookahead_are_of_the_moment_and_so_never_steep() -> None:
     made, dot = parts(weights=InfluenceWeighting(Identity(), refresh="epochs:2")), torch.tensor([-3.0, 0.0, 1.0, 5.0])
     train(made)
-    step = Step(2, made.queries.take(torch.arange(4)), torch.zeros(4), lambda q: dot, at={}, queried=({}, 1.0))
+    step = Step(2, made.queries.take(torch.arange(4)), lambda: torch.zeros(4), lambda q: dot, at={}, queried=({}, 1.0))
     assert_close(made.distiller.weighting(step), mean_one(squash(normalise(-dot, "zscore")), 2.0))
 
 

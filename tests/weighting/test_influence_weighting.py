@@ -284,7 +284,7 @@ def test_scores_that_are_no_numbers_stop_the_run() -> None:
     run = StubRun()
     weighting = run.bind(InfluenceWeighting(Identity()))
     step = run.step()
-    broken = type(step)(step.number, step.batch, step.losses, lambda q: step.dot(q) * float("nan"))
+    broken = type(step)(step.number, step.batch, step.look, lambda q: step.dot(q) * float("nan"))
     with pytest.raises(RunError, match="scores are NaN or infinite at step 0"):
         weighting(broken)
 

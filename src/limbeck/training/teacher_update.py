@@ -125,10 +125,10 @@ def teacher_backward(
     queried = query_gradient(training, ahead) if rule.feedback > 0 else None
     if weighted and captures(training, parts):
         losses, answer, capture = captured_look(training, parts[0], ahead)
-        seen, weights = [answer], weigh(training, parts, losses, ahead, queried=queried, capture=capture)
+        seen, weights = [answer], weigh(training, parts, lambda: losses, ahead, queried=queried, capture=capture)
     else:
         losses, seen = look_at(training, parts, ahead)
-        weights = weigh(training, parts, losses, ahead, queried=queried) if weighted else torch.ones_like(student_weights)
+        weights = weigh(training, parts, lambda: losses, ahead, queried=queried) if weighted else torch.ones_like(student_weights)
     _backward(training, teacher, rule, parts, seen, weights, student_weights, None if queried is None else queried[0])
 
 

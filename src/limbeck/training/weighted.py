@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ def part_loss(training: Training, part: Part) -> Callable[[Forward, Batch], Tens
 def weigh(
     training: Training,
     parts: list[Part],
-    losses: Tensor,
+    look: Callable[[], Tensor],
     parameters: Vector | None = None,
     known: tuple[Vector, Tensor] | None = None,
     queried: tuple[Vector, float] | None = None,
@@ -99,7 +100,7 @@ def weigh(
     Args:
         training: The run.
         parts: The batch, cut.
-        losses: [B], each sample's loss, detached.
+        look: Gives each sample's loss, [B], detached; asked where the weighting wants to know it.
         parameters: Other student parameters than its own, for a lookahead.
         known: A direction and the inner products with it, where they are at hand.
         queried: The gradient of the mean query loss at the lookahead, and that loss, where they are at hand.
@@ -134,10 +135,11 @@ def weigh(
         torch.cat([p.batch.index for p in parts]),
     )
     with random_state(torch.get_rng_state()):  # a weighting draws what it likes; the student's dropout masks stay as they are
-        weights = distiller.weighting(Step(training.number, batch, full_precision(losses), dot, parameters, queried)).detach()
-    if weights.shape != losses.shape:
+        step = Step(training.number, batch, lambda: full_precision(look()), dot, parameters, queried)
+        weights = distiller.weighting(step).detach()
+    if weights.shape != (len(batch),):
         raise ShapeError(
-            f"{type(distiller.weighting).__name__} returned {list(weights.shape)} for {len(losses)} samples; "
+            f"{type(distiller.weighting).__name__} returned {list(weights.shape)} for {len(batch)} samples; "
             "a weighting gives one weight per sample, [B]."
         )
     lowest = float(weights.min())
@@ -209,7 +211,7 @@ def weighted_backward(
         record, part = captured_backward(training, parts[0], q, amounts)
         return record, [part]
     if weights is None and len(parts) > 1:
-        weights = weigh(training, parts, peek_at(training, parts))
+        weights = weigh(training, parts, partial(peek_at, training, parts))
     average = None if engine.processes == 1 else lambda part: engine.gather(part.unsqueeze(0)).mean(0)
     reference = reference_loss(training, len(batch)) if distiller.balancer.needs_queries else None
     total, start, values, seen = 0.0, 0, [], []
@@ -275,7 +277,7 @@ def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor
     products = capture.backward_along(loss.total, q, count, keep=True)
     values, coefs = loss.values.detach(), distiller.objective.coefs
     losses = (coefs.to(values.dtype).unsqueeze(1) * values).sum(0)
-    weights = weigh(training, [part], losses, known=(q, products))
+    weights = weigh(training, [part], lambda: losses, known=(q, products))
     if bool((weights == 1).all()):  # the plain step to the last bit: the kernels of captured layers may round otherwise
         capture.calls.clear()
         with random_state(part.rng):
@@ -364,12 +366,15 @@ def _own_weights(training: Training, parts: list[Part], views: Views, ridden: tu
     Terms that draw (dropout, negatives) draw the same for losses, products and, afterwards, the step's own loss.
     """
     objective, before = training.distiller.objective, torch.get_rng_state()
-    with torch.no_grad(), statistics_untouched(objective), random_state(before):
-        losses = objective.per_sample(views)
+
+    def look() -> Tensor:
+        with torch.no_grad(), statistics_untouched(objective), random_state(before):
+            return objective.per_sample(views)
+
     if ridden is None:
-        return weigh(training, parts, losses)
+        return weigh(training, parts, look)
     q, tangents = ridden
     loss, moved = part_loss(training, parts[0]), tangents.outputs(views.student)
     with random_state(before):
         products = products_at_outputs(loss, views.batch, views.student, moved, coupled=objective.coupled)
-    return weigh(training, parts, losses, known=(q, products))
+    return weigh(training, parts, look, known=(q, products))

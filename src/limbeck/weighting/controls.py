@@ -27,9 +27,10 @@ class Random(Weighting):
 
     def __call__(self, step: Step) -> Tensor:
         """2 / (1 + exp(z)) with z standard normal, scaled to mean 1, [B]."""
-        count = len(self.setting.gather(step.losses))
-        z = torch.randn(count, generator=_generator(self.setting.seed, step.number)).to(step.losses)
-        return self.setting.own(mean_one(squash(z)), len(step.losses))
+        index = step.batch.index
+        count = len(self.setting.gather(index))
+        z = torch.randn(count, generator=_generator(self.setting.seed, step.number)).to(index.device)
+        return self.setting.own(mean_one(squash(z)), len(index))
 
     def __repr__(self) -> str:
         return "Random()"
@@ -56,7 +57,7 @@ class Shuffled(Weighting):
         """The inner weights in random order, [B]."""
         weights = self.setting.gather(self.inner(step))
         order = torch.randperm(len(weights), generator=_generator(self.setting.seed, step.number))
-        return self.setting.own(weights[order.to(weights.device)], len(step.losses))
+        return self.setting.own(weights[order.to(weights.device)], len(step.batch))
 
     def direction(self, number: int) -> Vector | None:
         """The inner weighting's."""
@@ -119,8 +120,9 @@ class Oracle(Weighting):
         """
         if self.setting.clean is None:
             raise UsageError("Oracle: needs the true labels, but the data has none; leave 'oracle' out of compare.")
-        kept = self.setting.gather(self.setting.clean.to(step.losses.device)[step.batch.index].to(step.losses))
-        return self.setting.own(mean_one(kept) if bool(kept.any()) else kept, len(step.losses))
+        index = step.batch.index
+        kept = self.setting.gather(self.setting.clean.to(index.device)[index].float())
+        return self.setting.own(mean_one(kept) if bool(kept.any()) else kept, len(index))
 
     def __repr__(self) -> str:
         return "Oracle()"

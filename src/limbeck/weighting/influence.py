@@ -130,7 +130,7 @@ class InfluenceWeighting(Weighting):
             return self._stored(step)
         q = self.direction(step.number)
         if q is None:
-            return torch.ones_like(step.losses)
+            return step.ones
         self._scores, weights = self._weigh(step, q)
         return weights
 
@@ -158,9 +158,9 @@ class InfluenceWeighting(Weighting):
             self._rescore(step.number)
         if self.guard.tripped or self._table.weights is None or self._table.scores is None:
             self._scores = None
-            return torch.ones_like(step.losses)
+            return step.ones
         self._scores = self._table.scores[step.batch.index]
-        return self._table.weights[step.batch.index].to(step.losses)
+        return self._table.weights[step.batch.index]
 
     def _rescore(self, number: int) -> None:
         """Score every training sample on the present student, and note its weight.
@@ -205,14 +205,14 @@ class InfluenceWeighting(Weighting):
     def _ahead(self, step: Step, parameters: Vector) -> Tensor:
         """Weights at a lookahead, with a q of their own, as old as that of the student's weights may be."""
         if self.guard.tripped or self._waits(step.number):
-            return torch.ones_like(step.losses)
+            return step.ones
         self._curvature(step.number)
         if self._q_ahead is None or step.number - self._renewed_ahead >= self.pace.steps:
             self._q_ahead, query_loss = self._solve(step.number, parameters, step.queried)
             self._renewed_ahead = step.number
             if self._q is None:  # the student's own weights are not asked for, so nobody else has the guard look
                 self._look(step.number, query_loss)
-        return torch.ones_like(step.losses) if self._q_ahead is None else self._weigh(step, self._q_ahead)[1]
+        return step.ones if self._q_ahead is None else self._weigh(step, self._q_ahead)[1]
 
     def _renew(self, number: int) -> None:
         """Renew q; look whether all is well."""

@@ -43,8 +43,9 @@ class Stored(Weighting):
 
     def __call__(self, step: Step) -> Tensor:
         """The stored weights, [B]."""
-        known = step.batch.index < len(self.table)
-        found = self.table.to(step.losses)[step.batch.index.clamp(max=len(self.table) - 1)]
+        index = step.batch.index
+        known = index < len(self.table)
+        found = self.table.to(index.device)[index.clamp(max=len(self.table) - 1)]
         return torch.where(known, found, torch.ones_like(found))
 
     def state(self) -> dict[str, Tensor]:

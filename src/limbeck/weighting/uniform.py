@@ -2,7 +2,6 @@
 
 from typing import final
 
-import torch
 from torch import Tensor
 
 from limbeck.weighting.weighting import Step, Weighting
@@ -20,7 +19,7 @@ class Uniform(Weighting):
 
     def __call__(self, step: Step) -> Tensor:
         """Ones, [B]."""
-        return torch.ones_like(step.losses)
+        return step.ones
 
     def __repr__(self) -> str:
         return "Uniform()"

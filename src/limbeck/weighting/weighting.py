@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class Step:
     Args:
         number: Optimiser steps taken before this one.
         batch: The samples.
-        losses: [B], each sample's loss, detached.
+        look: Gives each sample's loss, [B], detached; costs the terms once more, and the student too where the batch is cut.
         dot: q -> [B], the inner products of each sample's gradient with q, exact and without per-sample gradients.
         at: Other parameters than the student's own, where weights are asked for (a lookahead); None for its own.
         queried: The gradient of the mean query loss at those, and that loss, where the step has them already.
@@ -70,10 +71,20 @@ class Step:
 
     number: int
     batch: Batch
-    losses: Tensor
+    look: Callable[[], Tensor]
     dot: Callable[[Vector], Tensor]
     at: Vector | None = None
     queried: tuple[Vector, float] | None = None
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """[B], each sample's loss, detached; looked at when it is first asked for."""
+        return self.look()
+
+    @property
+    def ones(self) -> Tensor:
+        """Weight 1 for every sample, [B]."""
+        return torch.ones(len(self.batch), device=self.batch.index.device)
 
 
 class Weighting(ABC):

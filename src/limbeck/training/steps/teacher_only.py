@@ -1,6 +1,7 @@
 """KD-AIF's mechanism 2: the teacher's samples are weighted, the student's are not."""
 
 from dataclasses import replace
+from functools import partial
 from typing import final
 
 from limbeck.core.batch import Batch
@@ -40,7 +41,7 @@ class TeacherOnly(TeacherSide):
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of both, both gradients taken before either moves."""
         record, parts = weighted_backward(training, batch, ones(batch), self.model)
-        own = weigh(training, parts, peek_at(training, parts)) if self.rule.order == "first" else None
+        own = weigh(training, parts, partial(peek_at, training, parts)) if self.rule.order == "first" else None
         figures = self.backward(training, parts, record.weights, own, weighted=True)
         training.apply()
         self.step(training)
