@@ -74,6 +74,21 @@ class Ask(Weighting):
         return torch.arange(1.0, len(step.losses) + 1)
 
 
+class ByLabel(Weighting):
+    """Weights that go by the labels."""
+
+    def __call__(self, step: Step) -> Tensor:
+        assert step.batch.targets is not None
+        return 1.0 + step.batch.targets
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_weighting_sees_the_samples_with_all_that_they_have(cut: int) -> None:
+    training, batch = prepared(parts(weights=ByLabel()), Student(), accumulate=cut)
+    record, _ = weighted_backward(training, batch)
+    assert torch.equal(record.weights, 1.0 + batch.targets)
+
+
 def per_sample_gradients(training: Training, pieces: list[Part]) -> Tensor:
     """Every sample's gradient under the masks of its part, [B, P], by one backward pass each."""
     student, rows = training.distiller.student, []

@@ -129,26 +129,31 @@ def weigh(
             rows.append(full_precision(products))
         return torch.cat(rows)
 
-    batch = Batch(
-        torch.cat([p.batch.inputs for p in parts]) if len(parts) > 1 else parts[0].batch.inputs,
-        None,
-        torch.cat([p.batch.index for p in parts]),
-    )
+    batch = Batch.concat([part.batch for part in parts])
     with random_state(torch.get_rng_state()):  # a weighting draws what it likes; the student's dropout masks stay as they are
         step = Step(training.number, batch, lambda: full_precision(look()), dot, parameters, queried)
         weights = distiller.weighting(step).detach()
-    if weights.shape != (len(batch),):
+    _check_weights(weights, len(batch), type(distiller.weighting).__name__, training.number)
+    return weights
+
+
+def _check_weights(weights: Tensor, count: int, who: str, number: int) -> None:
+    """See that there is one weight of at least 0 for every sample.
+
+    Raises:
+        ShapeError: There is not one for each.
+        RunError: One is negative.
+    """
+    if weights.shape != (count,):
         raise ShapeError(
-            f"{type(distiller.weighting).__name__} returned {list(weights.shape)} for {len(batch)} samples; "
-            "a weighting gives one weight per sample, [B]."
+            f"{who} returned {list(weights.shape)} for {count} samples; a weighting gives one weight per sample, [B]."
         )
     lowest = float(weights.min())
     if lowest < 0:
         raise RunError(
-            f"{type(distiller.weighting).__name__} gave a weight of {lowest:g} at step {training.number}; weights are numbers "
-            "of at least 0 (a negative one would have the student unlearn a sample)."
+            f"{who} gave a weight of {lowest:g} at step {number}; weights are numbers of at least 0 (a negative one would have "
+            "the student unlearn a sample)."
         )
-    return weights
 
 
 def peek_at(training: Training, parts: list[Part], parameters: Vector | None = None) -> Tensor:
