@@ -179,7 +179,14 @@ def test_the_schedule_is_told_in_words() -> None:
     assert weights.schedule(10) == stored == Shuffled(weights).schedule(10)
     assert "every 2 epochs" in weights.schedule(44)
     assert "every 6 epochs" in weights.schedule(100)
-    assert ", from epoch 9 on; " in InfluenceWeighting(start=8).schedule(10)
+    assert "scored after 8 epochs and then every 2 epochs; " in InfluenceWeighting(start=8).schedule(10)
+    assert InfluenceWeighting(start=1).schedule(10) == stored
+    for start, refresh, told in [
+        (1, 20, "taken at every step from epoch 2 on, along a q that is renewed every 20 steps; "),
+        (0, 1, "taken at every step, along a q that is renewed every step; "),
+        (3, "epochs:1", "stored: all training samples are scored after 3 epochs and then every epoch; "),
+    ]:
+        assert InfluenceWeighting(start=start, refresh=refresh).schedule(10).startswith(told)
     assert Random().schedule(10) == ""
 
 

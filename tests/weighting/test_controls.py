@@ -53,6 +53,10 @@ def test_the_same_seed_and_step_give_the_same_weights(make: Callable[[], Weighti
     assert torch.equal(once.bind(make())(once.step(3)), again.bind(make())(again.step(3)))
 
 
+def test_shuffled_weights_are_taken_the_way_that_was_asked_for() -> None:
+    assert Shuffled(InfluenceWeighting(way="reverse")).way == "reverse"
+
+
 def test_uniform_is_one() -> None:
     run = StubRun()
     assert torch.equal(run.bind(Uniform())(run.step()), torch.ones(32, dtype=torch.float64))

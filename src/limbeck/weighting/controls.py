@@ -46,7 +46,7 @@ class Shuffled(Weighting):
 
     def __init__(self, inner: Weighting) -> None:
         self.inner = inner
-        self.needs_queries = inner.needs_queries
+        self.needs_queries, self.way = inner.needs_queries, inner.way
 
     def bind(self, setting: Setting) -> None:
         """Take note of the run, and tell the inner weighting."""

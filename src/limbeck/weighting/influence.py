@@ -111,10 +111,10 @@ class InfluenceWeighting(Weighting):
         self._cut, self._cut_still = (Pieces(setting.student, setting.task.query_loss) for _ in range(2))
         self._q, self._renewed, self._looked, self._scores = None, 0, None, None
         self._q_ahead, self._renewed_ahead = None, 0
-        self.pace = pace_of(self.refresh, "InfluenceWeighting: refresh", setting.steps / setting.per_epoch)
+        epochs = setting.steps / setting.per_epoch
+        self.pace = pace_of(self.refresh, "InfluenceWeighting: refresh", epochs)
         self._figures, self._shares, self._table = {}, [], Table(self.pace.epochs or 1, self.start)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
-        epochs = setting.steps / setting.per_epoch
         missed = self._begin(self.pace) >= epochs
         self._events = [f"InfluenceWeighting: weights are {self.schedule(epochs)}."] if missed else []
         if self.gain > 1 and self.pace.epochs is None and self.pace.steps > 1:
@@ -289,10 +289,10 @@ class InfluenceWeighting(Weighting):
     def schedule(self, epochs: float) -> str:
         """When weights are taken, and by what scale."""
         pace = pace_of(self.refresh, "InfluenceWeighting: refresh", epochs)
-        if self._begin(pace) >= epochs:
-            return f"not taken: they would begin after {self._begin(pace)} epochs, and the run has {epochs:g}"
-        late = f", from epoch {self.start + 1} on" if self.start > 1 else ""
-        return f"{pace}{late}; scores are scaled by {self._scale(pace)}"
+        begin = self._begin(pace)
+        if begin >= epochs:
+            return f"not taken: they would begin after {begin} epochs, and the run has {epochs:g}"
+        return f"{pace.told(begin)}; scores are scaled by {self._scale(pace)}"
 
     def last_scores(self) -> Tensor | None:
         """Phi of the samples weighed last, [B]; None once weighting was stopped."""
@@ -308,7 +308,7 @@ class InfluenceWeighting(Weighting):
         return said
 
     def state(self) -> dict[str, Tensor]:
-        """q, its age, the guard and the solver."""
+        """The solver, q and its age, the stored weights, the guard, and the figures told last."""
         flat = {f"q/{name}": part for name, part in (self._q or {}).items()}
         flat |= {f"ahead/{name}": part for name, part in (self._q_ahead or {}).items()}
         flat |= {f"solver/{name}": part for name, part in self.solver.state().items()}

@@ -35,11 +35,17 @@ class Pace:
         """The normalisation that suits it: steep weights only where they do not answer to the step that they act on."""
         return "zscore" if self.epochs is None else "median"
 
-    def __str__(self) -> str:
+    def told(self, begin: int) -> str:
+        """The pace in words, of weights that begin after that many epochs."""
         if self.epochs is None:
-            return f"taken at every step, along a q that is renewed every {self.steps} steps"
-        rounds = "every epoch" if self.epochs == 1 else f"every {self.epochs} epochs"
-        return f"stored: all training samples are scored after the first epoch and then {rounds}"
+            late = f" from epoch {begin + 1} on" if begin else ""
+            return f"taken at every step{late}, along a q that is renewed every {_several(self.steps, 'step')}"
+        first = "the first epoch" if begin == 1 else f"{begin} epochs"
+        return f"stored: all training samples are scored after {first} and then every {_several(self.epochs, 'epoch')}"
+
+
+def _several(count: int, what: str) -> str:
+    return what if count == 1 else f"{count} {what}s"
 
 
 def pace_of(refresh: int | str, who: str, length: float = 0.0) -> Pace:
