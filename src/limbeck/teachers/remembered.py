@@ -1,6 +1,9 @@
 """What a teacher that stands still said of samples that are asked about again and again."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import final
 
 import torch
@@ -34,26 +37,41 @@ class Remembered:
         read: Callable[[Tensor], Batch],
         most: int = MOST,
     ) -> None:
-        self.teacher, self.pieces, self.read, self.most = teacher, [piece.cpu() for piece in pieces], read, most
-        self.places = {row: (k, at) for k, piece in enumerate(self.pieces) for at, row in enumerate(piece.tolist())}
+        self.teacher, self.pieces, self.read, self.most = teacher, pieces, read, most
         self.said: dict[int, Outputs] = {}
-        self.sized = False
+        self.sized, self.fits = False, True
 
     def __call__(self, batch: Batch) -> Outputs:
         """What the teacher says of the batch, without a graph where it is remembered."""
-        index = batch.index.cpu()
-        number, start = self.places.get(int(index[0]), (0, 0))
-        rows = slice(start, start + len(index))
-        if not self.places or not torch.equal(self.pieces[number][rows], index):
+        found = self._found(batch.index.cpu()) if self.fits else None
+        if found is None:
             return self.teacher(batch)
         if not self.sized:  # before a whole piece is asked about, which may be much
             said, self.sized = self.teacher(batch), True
-            if size(said) * len(self.places) > self.most * len(batch):
-                self.places.clear()
+            self.fits = size(said) * len(self._places[0]) <= self.most * len(batch)
+            if not self.fits:
                 return said
+        number, rows = found
         if number not in self.said:
             self.said[number] = self.teacher(self.read(self.pieces[number])).detach()
         return self.said[number].take(rows)
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor, list[int]]:
+        """All identities in ascending order, their places in the pieces laid end to end, and where each piece ends."""
+        rows, places = torch.cat([piece.cpu() for piece in self.pieces]).sort()
+        return rows, places, list(accumulate(map(len, self.pieces)))
+
+    def _found(self, index: Tensor) -> tuple[int, slice] | None:
+        """The piece that these are consecutive samples of, and where they stand in it; None where there is none."""
+        rows, places, ends = self._places
+        at = int(torch.searchsorted(rows, index[0]))
+        if at == len(rows) or rows[at] != index[0]:
+            return None
+        number = bisect_right(ends, int(places[at]))
+        start = int(places[at]) - ends[number] + len(self.pieces[number])
+        found = slice(start, start + len(index))
+        return (number, found) if torch.equal(self.pieces[number][found].cpu(), index) else None
 
 
 def size(outputs: Outputs) -> int:
