@@ -57,6 +57,15 @@ def test_the_first_training_is_as_long_as_the_second_by_default() -> None:
     assert distance(train(parts(), Offline(Identity()), epochs=3).student, ended) < 1e-6
 
 
+def test_the_teacher_is_asked_once_about_the_samples_that_are_scored() -> None:
+    made, asked = parts(), []
+    assert made.distiller.teacher is not None
+    made.distiller.teacher.register_forward_pre_hook(lambda _, batch: asked.append(len(batch[0])))
+    train(made, Offline(EKFAC()), epochs=1)
+    assert asked.count(ROWS) == 1
+    assert sum(asked) <= 2 * 2 + 3 * ROWS + 16  # two looks at two samples, both trainings, the scores, and a trial's few
+
+
 def test_the_first_training_tells_its_terms_and_its_schedule_the_time() -> None:
     class Told(Term):
         def at(self, moment: Moment) -> None:

@@ -15,6 +15,8 @@ Offer = Literal["logits", "topk", "features", "reference"]
 class Teacher(nn.Module, ABC):
     """Called with a batch, answers with `Outputs`. A module, so that what it trains is saved and synchronised by construction.
 
+    Unless the run's step updates it, its answer to a sample stays the same through a run, and may be kept.
+
     Attributes:
         offers: What it can answer with. From logits the most probable classes can be had too; `topk` is for who knows no more.
     """

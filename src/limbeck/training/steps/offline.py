@@ -17,6 +17,7 @@ from limbeck.data.loader import Loader
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Solver
 from limbeck.influence.scores import score
+from limbeck.training.setting import setting_of
 from limbeck.training.training import Record, Training
 from limbeck.training.weighted import weighted_backward
 from limbeck.weighting.squash import check_normalise, mean_one, normalise, squash
@@ -84,9 +85,8 @@ class Offline:
             weighted_backward(training, part, torch.ones(len(part), device=part.index.device))
             training.apply()
             training.number += 1
-        every = Loader(loader.source, loader.rows, batch_size=512, seed=0, labels=loader.labels, shuffle=False, drop_last=False)
-        train = [batch.to(training.engine.device) for batch in every.epoch(0)]
-        found = score(student, training.distiller.task(), train, [training.queries], self.solver)
+        setting = setting_of(training, loader, 0, None, teacher_moves=False)
+        found = score(student, setting.task, setting.everyone(), [training.queries], self.solver)
         index, phi = found.index.cpu(), found.phi.cpu()
         self.weights = Stored(index, mean_one(squash(normalise(phi, self.normalise), self.gain, self.clamp)))
         self.scores = torch.zeros(int(index.max()) + 1, dtype=phi.dtype)
