@@ -12,6 +12,7 @@ from limbeck.data.domains import Domains
 from limbeck.data.loader import Loader
 from limbeck.engine.local import LocalEngine
 from limbeck.functional.divergences import cross_entropy
+from limbeck.influence.curvature.identity import Identity
 from limbeck.losses.labels.ce import CE
 from limbeck.mixtures.ddk import DDK
 from limbeck.mixtures.fixedshares import FixedShares
@@ -19,6 +20,7 @@ from limbeck.mixtures.mixture import Mixture
 from limbeck.training.callback import Callback
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.mixing import Mixing, domain_losses
+from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.student import Student
 from limbeck.training.training import Record, Training
 
@@ -62,6 +64,22 @@ def test_a_second_fit_begins_all_streams_anew() -> None:
         ran = train(made, Mixing(Student(), DDK(a=0, every=3)), steps=7)  # shares do not depend on what was learnt
         seen.append([record.batch.index.tolist() for record in ran.records[3:]])
     assert seen[0] == seen[1]
+
+
+def test_both_trainings_of_an_offline_run_see_all_rows() -> None:
+    made, seen = mixed(1), []
+    student = made.distiller.student
+    student.register_forward_pre_hook(lambda net, batch: seen.append(batch[0].index) if net.training else None)
+    ran = train(made, Mixing(Offline(Identity(), epochs=6), DDK(a=0, every=1)), steps=24)
+    batches = [index for index in seen if len(index) == 12]
+    for drawn in (batches[:24], [record.batch.index for record in ran.records]):
+        assert len(torch.cat(drawn).unique()) == ROWS
+
+
+def test_domains_that_nobody_mixes_go_through_all_rows() -> None:
+    made = mixed(1)
+    for _ in range(2):
+        assert len(torch.cat([record.batch.index for record in train(made, steps=24).records]).unique()) == ROWS
 
 
 class Cut(Callback):

@@ -57,10 +57,17 @@ class Domains:
 
     def begin(self, shares: Tensor) -> None:
         """Begin all streams, with these shares."""
-        self.shares, self.passed = shares, torch.zeros_like(self.sizes)
+        self.shares, self.passed, self.behind = shares, torch.zeros_like(self.sizes), 0
 
     def draw(self, stretch: int, count: int) -> Tensor:
-        """The rows of a stretch, int64 [count]: the `every` batches from number stretch * every on."""
+        """The rows of a stretch, int64 [count]: the `every` batches from number stretch * every on.
+
+        Where nobody has turned behind the stretches before it, the shares stay as they are.
+        """
+        if stretch < self.behind:  # another run
+            self.begin(self.shares)
+        while self.behind < stretch:
+            self.turn(self.behind, count, self.shares)
         domains = self._domains(stretch, count)
         drawn = torch.empty(count, dtype=torch.int64)
         for number, stream in enumerate(self.streams):
@@ -75,15 +82,15 @@ class Domains:
     def turn(self, stretch: int, count: int, shares: Tensor) -> None:
         """Go on behind a stretch of `count` rows, with these shares from now on."""
         self.passed = self.passed + torch.bincount(self._domains(stretch, count), minlength=len(self.names))
-        self.shares = shares
+        self.shares, self.behind = shares, stretch + 1
 
     def state(self) -> dict[str, Tensor]:
-        """The shares, and how far each stream is."""
-        return {"shares": self.shares, "passed": self.passed}
+        """The shares, how far each stream is, and how many stretches lie behind."""
+        return {"shares": self.shares, "passed": self.passed, "behind": torch.tensor(self.behind)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
-        self.shares, self.passed = state["shares"], state["passed"]
+        self.shares, self.passed, self.behind = state["shares"], state["passed"], int(state["behind"])
 
     def _domains(self, stretch: int, count: int) -> Tensor:
         generator = generator_for(self.seed, STREAM, 0, stretch)

@@ -61,7 +61,9 @@ class Mixing:
                 )
         if not resumed:
             domains.begin(self.mixture.start(domains.sizes, self._losses(training)))
+        begun = domains.state()
         self.step.prepare(training, loader, resumed=resumed)
+        domains.load_state(begun)  # a step that trains in advance has drawn already
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """The step, then new shares where a stretch of batches has ended; figures are of what this batch was drawn by."""
