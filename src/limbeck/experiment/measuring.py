@@ -67,8 +67,8 @@ def opinion(model: nn.Module, source: Source, rows: Tensor, labels: Tensor) -> O
             given = labels[piece.index]
             known, choice = given != UNLABELLED, log_p.argmax(-1)
             prob = log_p.exp().gather(-1, given.where(known, 0).unsqueeze(-1)).squeeze(-1).where(known, torch.nan)
-            chosen.append(choice if given.dim() == 1 else token_mean((choice == given).float(), piece.mask))
-            probs.append(token_mean(prob, piece.mask))
+            chosen.append(choice if given.dim() == 1 else token_mean((choice == given).float(), piece.label_mask))
+            probs.append(token_mean(prob, piece.label_mask))
     return Opinion(torch.cat(chosen), torch.cat(probs))
 
 
@@ -86,7 +86,8 @@ def label_columns(source: Source, rows: Tensor, labels: Tensor) -> tuple[list[fl
     given: list[float | None] = [1.0] * len(rows)
     if source.truth is None:
         return given, [None] * len(rows)
-    kept = [token_mean((labels[some] == source.truth[some]).double(), source.read(some)[1]) for some in torch.split(rows, ROWS)]
+    batches = (whole(source, some, labels) for some in torch.split(rows, ROWS))
+    kept = [token_mean((labels[one.index] == source.truth[one.index]).double(), one.label_mask) for one in batches]
     return given, torch.cat(kept).tolist()
 
 

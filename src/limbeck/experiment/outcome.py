@@ -162,7 +162,7 @@ def _scores(parts: Parts, main: Arm, one: Done, rows: Tensor) -> Tensor:
     unit = one.students[main.name]
     assert unit.objective is not None
     student, task = scored(unit.objective, unit.model, one.guide(main.name))
-    return score(student, task, list(loader.epoch(0)), [one.data.queries], seed=one.data.seed).phi
+    return score(student, task, loader, [one.data.queries], seed=one.data.seed).phi
 
 
 def gallery(source: Source, table: Columns) -> dict[str, Any]:
