@@ -19,7 +19,7 @@ from limbeck.training.steps.student import Student
 from limbeck.training.training import Record, Training, Update
 from limbeck.weighting.controls import Random, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
-from limbeck.weighting.rescored import Table
+from limbeck.weighting.rescored import Table, pace_of
 from limbeck.weighting.squash import mean_one, normalise, squash
 from limbeck.weighting.uniform import Uniform
 from limbeck.weighting.weighting import Step, Weighting
@@ -145,6 +145,10 @@ def test_a_resumed_run_keeps_its_table(tmp_path) -> None:  # type: ignore[no-unt
 def test_a_refresh_that_says_nothing_is_refused(refresh: object) -> None:
     with pytest.raises(UsageError, match="InfluenceWeighting: refresh must be"):
         InfluenceWeighting(refresh=refresh)  # type: ignore[arg-type]
+
+
+def test_what_a_long_run_takes_by_itself_is_what_it_takes_when_it_is_named() -> None:
+    assert pace_of("auto", "who", 30) == pace_of("epochs:2", "who")
 
 
 def test_it_says_what_it_is() -> None:

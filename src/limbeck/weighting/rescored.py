@@ -16,6 +16,8 @@ AUTO = "auto"
 LONG, ROUNDS = 10, 15
 """Epochs of a run from which "auto" stores weights, and how many rounds of scores it then takes at least, if they are to be at
 least two epochs apart."""
+STEPS = 20
+"""Steps between two renewals of q where none are named."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Pace:
     """When weights are taken.
 
     Args:
-        steps: Steps between two renewals of q where weights are taken at each step, >= 1.
+        steps: Steps between two renewals of q where weights are taken at each step, and of the lookahead's in any case, >= 1.
         epochs: Epochs between two rounds of scores where weights are stored, >= 1; None where they are taken at each step.
     """
 
@@ -61,13 +63,13 @@ def pace_of(refresh: int | str, who: str, length: float = 0.0) -> Pace:
         UsageError: It is neither a whole number of at least 1 nor "auto" nor of the form "epochs:5".
     """
     if refresh == AUTO:
-        return Pace(20, max(2, int(length) // ROUNDS) if length >= LONG else None)
+        return Pace(STEPS, max(2, int(length) // ROUNDS) if length >= LONG else None)
     if not isinstance(refresh, str):
         return Pace(whole(refresh, who), None)
     found = re.fullmatch(r"epochs:([1-9]\d*)", refresh)
     if found is None:
         raise UsageError(f'{who} must be a number of steps such as 20, "epochs:5" or "auto", got {refresh!r}.')
-    return Pace(1, int(found[1]))
+    return Pace(STEPS, int(found[1]))
 
 
 @final
