@@ -33,9 +33,10 @@ from limbeck.weighting.weighting import Setting, Step, Weighting
 class InfluenceWeighting(Weighting):
     """w_i = 2 / (1 + exp(gain z_i)), z the normalised phi_i = -<q, g_i>, q = H^-1 (mean query gradient); mean scaled towards 1.
 
-    phi is exact at every step; q is renewed every `refresh` steps. Query gradient and training gradients are taken in the
-    student's training mode on both sides (batch normalisation by the statistics of the batch at hand, running statistics
-    untouched; dropout draws the mask that the training step draws). See docs/decisions/0002.
+    Given q, phi is exact. Weights of a step: q is renewed every `refresh` steps; query gradient and training gradients are taken
+    in the student's training mode on both sides (batch normalisation by the statistics of the batch at hand, running statistics
+    untouched; dropout draws the mask that the training step draws). See docs/decisions/0002. Stored weights: evaluation mode on
+    both sides, z by a running mean of all samples' scores (docs/decisions/0017).
 
     Args:
         solver: The inverse; EKFAC() where none is named.
