@@ -98,3 +98,53 @@ def test_an_activation_in_place_leaves_the_feature_as_it_was() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
     data = batch()
     assert torch.equal(Tapped(model, ["0"])(data).features["0"], model[0](data.inputs))
+
+
+def test_only_what_is_changed_in_place_is_copied() -> None:
+    model, data = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)), batch()
+    handed = []
+    model[1].register_forward_pre_hook(lambda _, inputs: handed.append(inputs[0]))
+    model[2].register_forward_pre_hook(lambda _, inputs: handed.append(inputs[0]))
+    tapped = Tapped(model, ["0", "1"])
+    for copies in ([True, True], [True, False], [True, False]):  # the first pass copies all, and learns what has to be
+        handed.clear()
+        features = tapped(data).features
+        assert [part is not own for part, own in zip(handed, features.values(), strict=True)] == copies
+        assert torch.equal(features["0"], model[0](data.inputs))
+
+
+class Moody(nn.Module):
+    """Changes in place what its first layer gave, but only when told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.fc = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.in_place = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inner = self.first(inputs)
+        return self.fc(inner.relu_() if self.in_place else inner.relu())
+
+
+def test_what_is_spoiled_later_on_is_read_again() -> None:
+    model, data = Moody(), batch()
+    tapped, wanted = Tapped(model, ["first"]), model.first(data.inputs)
+    for in_place in (False, False, True, True):
+        model.in_place = in_place
+        outputs = tapped(data)
+        assert torch.equal(outputs.features["first"], wanted)
+        assert torch.equal(outputs.logits, model(data.inputs))
+
+
+def test_where_changes_are_not_counted_everything_is_copied() -> None:
+    model, data = Moody(), batch()
+    model.in_place = True
+    tapped, wanted = Tapped(model, ["first"]), model.first(data.inputs).detach()
+    with torch.inference_mode():
+        assert torch.equal(tapped(data).features["first"], wanted)
+
+    def read(row: Tensor) -> Tensor:
+        return tapped(Batch(row.unsqueeze(0), None, torch.zeros(1, dtype=torch.int64))).features["first"]
+
+    assert torch.equal(torch.vmap(read)(data.inputs).squeeze(1), wanted)
+    assert torch.equal(tapped(data).features["first"], wanted)

@@ -104,7 +104,7 @@ def test_what_a_net_hears_of_several() -> None:
     assert_close(slope(divergence(told([one, two]))), slope(divergence(one) + divergence(two)) / 2)
 
 
-def test_peers_train_in_training_mode_and_tell_in_evaluation_mode() -> None:
+def test_peers_tell_in_the_mode_in_which_they_learn() -> None:
     made = several(kind="batchnorm")
     norm = made.distiller.teacher.tapped.model[1]
     before = norm.running_mean.clone()
@@ -115,13 +115,47 @@ def test_peers_train_in_training_mode_and_tell_in_evaluation_mode() -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_lone_peer_is_asked_once(accumulate: int) -> None:
-    """Its answer to the student serves; its second pass is the one that it learns by."""
-    made, step, modes = several(), Mutual(), []
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_peer_is_asked_once_and_where_the_batch_is_cut_twice(count: int, accumulate: int) -> None:
+    made, step, modes = several(count), Mutual(), []
     training, batch = prepared(made, step, accumulate=accumulate)
-    made.distiller.teacher.tapped.register_forward_pre_hook(lambda model, _: modes.append(model.training))
+    for peer in step.peers:
+        peer.tapped.register_forward_pre_hook(lambda model, _: modes.append(model.training))
     step(training, batch)
-    assert sorted(modes) == [False] * accumulate + [True] * accumulate
+    assert modes == [True] * (count - 1) * (1 if accumulate == 1 else 2 * accumulate)
+
+
+def test_the_student_goes_forward_once() -> None:
+    made, step, passes = several(), Mutual(), []
+    training, batch = prepared(made, step)
+    made.distiller.student.register_forward_pre_hook(lambda model, _: passes.append(model.training))
+    step(training, batch)
+    assert passes == [True]
+
+
+@pytest.mark.parametrize("kind", ["batchnorm", "dropout"])
+def test_what_a_cut_batch_hears_is_what_its_peer_learns_by(kind: str) -> None:
+    """Of each part twice the same: dropout masks are drawn alike, and running statistics move once."""
+    made, step, said = several(kind=kind), Mutual(), []
+    training, batch = prepared(made, step, accumulate=2)
+    made.distiller.teacher.tapped.register_forward_hook(lambda model, _, output: said.append(output.logits.detach()))
+    step(training, batch)
+    first, second, again, other = said
+    assert_close(first, again, rtol=0, atol=0)
+    assert_close(second, other, rtol=0, atol=0)
+    for name, part in made.distiller.teacher.tapped.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            assert int(part) == 2
+
+
+def test_an_ensemble_is_heard_by_its_own_mean() -> None:
+    made, step = several(3), Mutual()
+    made.distiller.teacher = Ensemble(list(made.distiller.teacher.teachers), "logit", weights=[3, 1])
+    training, batch = prepared(made, step)
+    answers = step._answers(batch, keep=False)
+    heard = step._heard(training, answers)
+    assert heard is not None
+    assert_close(heard.logits, 0.75 * answers[0].logits + 0.25 * answers[1].logits)
 
 
 def test_accumulation_and_clipping_are_the_students() -> None:

@@ -3,6 +3,10 @@
 Every maker takes some of the features that the layer will see, in at least float32, and gives the layer in their precision.
 """
 
+from typing import final
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.errors import ShapeError
@@ -13,10 +17,36 @@ def channels(features: Tensor) -> int:
     return features.shape[1] if features.dim() == 4 else features.shape[-1]
 
 
+@final
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution of maps, [B, C, H, W] -> [B, outputs, H, W], taken as products of matrices; see `mixed`."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 1, bias=bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The maps with other channels."""
+        return mixed(maps, self.weight.flatten(1), self.bias)
+
+
+def mixed(maps: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A 1x1 convolution, [B, C, H, W] by [D, C] -> [B, D, H, W]: with few channels several times as fast as `conv2d` on a CPU.
+
+    Where channels outnumber the places it is `conv2d`: the products give the weights a gradient for every sample, which would be
+    larger than the maps.
+    """
+    places = maps.flatten(2)
+    if places.shape[2] < maps.shape[1]:
+        return F.conv2d(maps, weight[:, :, None, None], bias)
+    each = weight.expand(len(maps), -1, -1)
+    made = torch.bmm(each, places) if bias is None else torch.baddbmm(bias.unsqueeze(1), each, places)
+    return made.reshape(len(maps), len(weight), *maps.shape[2:])
+
+
 def pointwise(features: Tensor, outputs: int, *, bias: bool = True) -> nn.Module:
     """A linear layer on every place of a map (a 1x1 convolution), on every token, or on a vector."""
     inputs = channels(features)
-    layer = nn.Conv2d(inputs, outputs, 1, bias=bias) if features.dim() == 4 else nn.Linear(inputs, outputs, bias=bias)
+    layer = Pointwise(inputs, outputs, bias=bias) if features.dim() == 4 else nn.Linear(inputs, outputs, bias=bias)
     return layer.to(features)
 
 
@@ -69,7 +99,7 @@ def perceptron(features: Tensor, outputs: int, depth: int = 3) -> nn.Sequential:
     """Pointwise layers without bias, all `outputs` wide, with ReLU between them."""
     layers: list[nn.Module] = [pointwise(features, outputs, bias=False)]
     for _ in range(depth - 1):
-        inner = nn.Conv2d(outputs, outputs, 1, bias=False) if features.dim() == 4 else nn.Linear(outputs, outputs, bias=False)
+        inner = Pointwise(outputs, outputs, bias=False) if features.dim() == 4 else nn.Linear(outputs, outputs, bias=False)
         layers += [nn.ReLU(), inner]
     return nn.Sequential(*layers).to(features)
 

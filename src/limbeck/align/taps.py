@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import final
 
@@ -40,6 +41,7 @@ class Tapped(nn.Module):
         self.taps = tuple(taps)
         self.tapped = matching_modules(model, taps)
         self.takes_mask = "mask" in inspect.signature(model.forward).parameters
+        self._changed: dict[bool, frozenset[str]] = {}  # by mode: taps that the model goes on to change in place, once known
 
     def forward(self, batch: Batch) -> Outputs:
         """What the model says of the batch.
@@ -47,15 +49,46 @@ class Tapped(nn.Module):
         Raises:
             ShapeError: The model did not return one tensor of logits with one row per sample.
         """
-        with _collect(self.model, self.tapped) as features:
-            logits = self.model(batch.inputs, mask=batch.mask) if self.takes_mask else self.model(batch.inputs)
+        mode = self.model.training
+        logits, taken = self._passed(batch, self._changed.get(mode, frozenset(self.tapped)))
+        if mode not in self._changed:
+            if taken.tracks:
+                self._changed[mode] = taken.changed()
+        elif taken.changed() - self._changed[mode]:  # what was read is spoiled: again, with a copy
+            self._changed[mode] |= taken.changed()
+            logits, taken = self._passed(batch, self._changed[mode])
         if not isinstance(logits, Tensor) or logits.dim() not in (2, 3) or len(logits) != len(batch):
             came = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ShapeError(
                 f"{type(self.model).__name__} returned {came} for {len(batch)} samples; logits must be [B, C] or [B, L, V]: "
                 "wrap the net in a module whose forward returns its logits alone."
             )
-        return Outputs(logits, dict(features))
+        return Outputs(logits, taken.features)
+
+    def _passed(self, batch: Batch, copied: frozenset[str]) -> tuple[Tensor, "Taken"]:
+        """The model's answer and what was read on the way, copies of it where named."""
+        with _collect(self.model, self.tapped, copied) as taken:
+            logits: Tensor = self.model(batch.inputs, mask=batch.mask) if self.takes_mask else self.model(batch.inputs)
+        return logits, taken
+
+
+@dataclass
+class Taken:
+    """What was read in a forward pass.
+
+    Args:
+        features: By name of the module.
+        handed: What the model went on with, and how often that had been changed in place by then.
+        tracks: Whether it is known how often: under `vmap` and in inference mode it is not.
+    """
+
+    features: dict[str, Tensor] = field(default_factory=dict)
+    handed: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    tracks: bool = True
+
+    def changed(self) -> frozenset[str]:
+        """Where the model changed it in place afterwards."""
+        return frozenset(name for name, (part, times) in self.handed.items() if part._version != times)
 
 
 def matching_modules(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
@@ -123,25 +156,41 @@ def features_of(outputs: Outputs, pattern: str, who: str) -> list[Tensor]:
 
 
 @contextmanager
-def _collect(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of the named modules during a forward pass; the hooks are gone afterwards, whatever happens."""
-    features: dict[str, Tensor] = {}
+def _collect(model: nn.Module, names: Sequence[str], copied: frozenset[str]) -> Iterator[Taken]:
+    """Collect the outputs of the named modules during a forward pass; the hooks are gone afterwards, whatever happens.
+
+    Where it is to copy, the model goes on with the copy: an activation in place that follows then leaves what was read as it was.
+    """
+    taken = Taken()
 
     def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            features[name] = output
-            return output.clone()  # an activation in place that follows then changes the copy, not what was read
+            taken.features[name] = output
+            handed = output.clone() if name in copied else output
+            taken.tracks = taken.tracks and _tracks(handed)
+            if taken.tracks:
+                taken.handed[name] = (handed, handed._version)
+            return handed
 
         return hook
 
     def keep_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        features[PENULTIMATE] = inputs[0]
+        taken.features[PENULTIMATE] = inputs[0]
 
     handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names if name != PENULTIMATE]
     if PENULTIMATE in names:
         handles.append(classifier_of(model).register_forward_pre_hook(keep_input))
     try:
-        yield features
+        yield taken
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _tracks(part: Tensor) -> bool:
+    """Whether a change in place is counted."""
+    if part.is_inference():
+        return False
+    probe = part.detach()[:0].clone()
+    before = probe._version
+    return probe.zero_()._version > before

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import cast, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, one_of
@@ -58,13 +58,25 @@ class Ensemble(Teacher):
         Raises:
             ShapeError: Two teachers do not answer for the same classes.
         """
-        asked = [(teacher, weight) for teacher, weight in zip(self.teachers, self.weights, strict=True) if weight]
+        asked = zip(self.teachers, self.weights, strict=True)
         with torch.no_grad():
-            answers = [full_precision(cast(Outputs, teacher(batch)).logits) for teacher, _ in asked]
-            shapes = sorted({tuple(answer.shape) for answer in answers})
-            if len(shapes) > 1:
-                raise ShapeError(f"Ensemble: teachers answer with {shapes}; they must answer for the same classes.")
-            return Outputs(mean_of(answers, [weight for _, weight in asked], self.combine))
+            return Outputs(self.mean([cast(Outputs, teacher(batch)).logits if weight else None for teacher, weight in asked]))
+
+    def mean(self, answers: Sequence[Tensor | None]) -> Tensor:
+        """The mean of the teachers' logits, one each; those of weight 0 are not looked at.
+
+        Raises:
+            ShapeError: Two teachers do not answer for the same classes.
+        """
+        heard = [
+            (full_precision(answer), weight)
+            for answer, weight in zip(answers, self.weights, strict=True)
+            if weight and answer is not None
+        ]
+        shapes = sorted({tuple(answer.shape) for answer, _ in heard})
+        if len(shapes) > 1:
+            raise ShapeError(f"Ensemble: teachers answer with {shapes}; they must answer for the same classes.")
+        return mean_of([answer for answer, _ in heard], [weight for _, weight in heard], self.combine)
 
     def tap(self, names: tuple[str, ...]) -> None:
         """Refuse: there is no mean of inner activations.

@@ -49,15 +49,19 @@ class Part:
     taught: Outputs | None = None
 
 
-def parts_of(training: Training, batch: Batch, moved: Single | None = None) -> list[Part]:
+def parts_of(
+    training: Training, batch: Batch, moved: Single | None = None, teach: Callable[[Batch], Outputs | None] | None = None
+) -> list[Part]:
     """Cut the batch for accumulation and ask the teacher; each part's random numbers are fixed here.
 
     Args:
         training: The run.
         batch: This process's samples.
         moved: The teacher where the step moves it too: its one pass through a batch that is not cut then serves both.
+        teach: What gives the teacher's answer to a piece; None asks the teacher.
     """
     pieces, distiller = batch.split(training.accumulate) if training.accumulate > 1 else [batch], training.distiller
+    teach = distiller.teach if teach is None else teach
     if moved is not None and len(pieces) == 1 and "teacher" in distiller.objective.needs:
         with training.engine.autocast():
             taught: Outputs = moved.tapped(batch)
@@ -65,7 +69,7 @@ def parts_of(training: Training, batch: Batch, moved: Single | None = None) -> l
     found = []
     for piece in pieces:
         with training.engine.autocast():
-            teacher = distiller.teach(piece)
+            teacher = teach(piece)
         found.append(Part(piece, teacher, torch.get_rng_state() if len(pieces) == 1 else _fresh_random_state()))
     return found
 

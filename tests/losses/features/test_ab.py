@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.losses.features.ab import AB, boundary_loss
 from support.makers import featured, normal, scene
+from support.twins import assert_twins
 
 
 def test_golden_numbers() -> None:
@@ -38,3 +39,16 @@ def test_errors_are_one_sentence() -> None:
         AB().build(scene(pair(normal(4, 3), normal(4, 3, 2, 2), "layer1")))
     with pytest.raises(UsageError, match="AB: margin must be above 0"):
         AB(0)
+
+
+def test_the_hinge_by_cases() -> None:
+    """The slow twin: each side of 0 by itself."""
+    student = normal(5, 3, 4, 4).requires_grad_()
+    teacher = normal(5, 3, 4, 4, seed=1)
+    teacher[:, 0] = teacher[:, 0].relu()  # a unit at 0 is not active
+
+    def slow() -> torch.Tensor:
+        active = (0.7 - student).clamp(min=0).square() * (teacher > 0)
+        return (active + (0.7 + student).clamp(min=0).square() * (teacher <= 0)).sum((1, 2, 3))
+
+    assert_twins(lambda: boundary_loss(student, teacher, 0.7), slow, [student])

@@ -11,6 +11,7 @@ from limbeck.core.errors import ShapeError
 from limbeck.core.term import Moment
 from limbeck.losses.features.reviewkd import Fusion, ReviewKD, hierarchical_context
 from support.makers import feature_views, normal, scene
+from support.twins import assert_twins
 
 
 def built() -> ReviewKD:
@@ -100,3 +101,15 @@ def test_sides_with_different_numbers_of_stages_are_refused() -> None:
         ReviewKD().build(scene(pair(normal(4, 2, 3), normal(4, 2, 3))))
     with pytest.raises(ShapeError, match="ReviewKD: features must be maps"):
         ReviewKD().build(scene(feature_views("tokens")))
+
+
+def test_pooled_differences_are_differences_of_what_is_pooled() -> None:
+    """The slow twin: each side pooled by itself."""
+    student, teacher = normal(3, 2, 7, 7).requires_grad_(), normal(3, 2, 7, 7, seed=1)
+
+    def slow() -> torch.Tensor:
+        pools = [torch.nn.Identity(), *(torch.nn.AdaptiveAvgPool2d(size) for size in (4, 2, 1))]
+        gaps = [(pool(student) - pool(teacher)).square().flatten(1).mean(1) for pool in pools]
+        return sum(gap / 2**number for number, gap in enumerate(gaps)) / 1.875
+
+    assert_twins(lambda: hierarchical_context(student, teacher), slow, [student])

@@ -7,6 +7,8 @@ from torch.testing import assert_close
 
 from limbeck.core.errors import UsageError
 from limbeck.losses.features.rkd import RKD
+from support.makers import normal
+from support.twins import assert_twins
 
 
 def test_golden_numbers() -> None:
@@ -60,3 +62,22 @@ def test_a_student_that_gives_all_samples_one_feature_has_a_finite_gradient(rows
 def test_weights_below_0_are_refused() -> None:
     with pytest.raises(UsageError, match="RKD: angle must be 0 or above"):
         RKD(angle=-1)
+
+
+def test_relations_of_unit_vectors_and_lengths_taken_apart() -> None:
+    """The slow twin: lengths and directions of the differences, each made of them anew."""
+    student, teacher = normal(6, 4).requires_grad_(), normal(6, 5, seed=1)
+
+    def slow() -> torch.Tensor:
+        found = []
+        for part in (student, teacher):
+            gaps = part.unsqueeze(0) - part.unsqueeze(1)
+            squared = gaps.square().sum(2)
+            apart = squared > 0
+            lengths = torch.where(apart, squared, 1).sqrt() * apart
+            directions = gaps * apart.unsqueeze(2) / torch.where(apart, lengths, 1).unsqueeze(2)
+            found.append((lengths * 30 / lengths.sum(), directions @ directions.transpose(1, 2)))
+        smooth = [torch.nn.functional.smooth_l1_loss(one, two, reduction="none") for one, two in zip(*found, strict=True)]
+        return 25 * smooth[0].mean(1) + 50 * smooth[1].mean((1, 2))
+
+    assert_twins(lambda: RKD()(pair(student, teacher)), slow, [student])

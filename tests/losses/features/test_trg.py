@@ -12,11 +12,17 @@ from torch.testing import assert_close
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Moment
-from limbeck.losses.features.trg import TRG, context_gap, graph_divergence, info_nce, neighbour_graph
+from limbeck.losses.features.trg import TRG, context_gap, graph_divergence, info_nce, links
 from support.makers import feature_views, normal, scene
+from support.twins import assert_twins
 
 OWN = torch.tensor([[0, 0], [1, 0], [0, 1.2], [2, 2.1]], dtype=torch.float64)
 OTHER = torch.tensor([[0, 0], [1, 0.5], [0, 1], [1.5, 2]], dtype=torch.float64)
+
+
+def graph_of(neighbours: Tensor, weights: Tensor) -> Tensor:
+    """The graph in full: the weight at (i, j) where i is a neighbour of j, else 0."""
+    return torch.zeros(2 * (neighbours.shape[1],), dtype=weights.dtype).scatter(0, neighbours, weights)
 
 
 def built(both: Views, **changes: float | tuple[float, float]) -> TRG:
@@ -27,10 +33,10 @@ def built(both: Views, **changes: float | tuple[float, float]) -> TRG:
 
 
 def test_golden_numbers_of_the_graphs() -> None:
-    graph = neighbour_graph(OWN, 1, 1.0)
+    graph = graph_of(*links(OWN, 1, 1.0))
     assert graph[0].tolist() == pytest.approx([0, 0.606531, 0.486752, 0], abs=5e-7)
     assert graph[2].tolist() == pytest.approx([0, 0, 0, 0.090265], abs=5e-7)
-    assert neighbour_graph(OTHER, 1, 1.0)[1].tolist() == pytest.approx([0, 0, 0, 0.286505], abs=5e-7)
+    assert graph_of(*links(OTHER, 1, 1.0))[1].tolist() == pytest.approx([0, 0, 0, 0.286505], abs=5e-7)
     rows = [graph_divergence(OWN, OTHER, k, 1.0).tolist() for k in (1, 2)]
     assert rows[0] == pytest.approx([0.002950, 0.061141, 0.042044, 0], abs=5e-7)
     assert rows[1] == pytest.approx([0.002950, 0.009880, 0.003339, 0], abs=5e-7)
@@ -114,3 +120,38 @@ def test_errors_are_one_sentence() -> None:
         TRG(tau=(0.5,))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="TRG: sigma must be above 0"):
         TRG(sigma=0)
+
+
+@pytest.mark.parametrize("sigma", [None, 1.0])
+@pytest.mark.parametrize("k", [1, 4, 20])
+def test_sums_over_links_are_those_over_whole_rows(k: int, sigma: float | None) -> None:
+    """The slow twin: both graphs in full, softmax over all tokens."""
+    student, teacher = normal(12, 3).requires_grad_(), normal(12, 5, seed=1)
+
+    def graph(tokens: Tensor) -> Tensor:
+        squared = (tokens.unsqueeze(0) - tokens.unsqueeze(1)).square().sum(2)
+        apart = squared.detach().clone().fill_diagonal_(torch.inf)
+        linked = torch.zeros_like(squared).scatter(0, apart.topk(min(k, 11), dim=0, largest=False).indices, 1)
+        scale = (squared * linked).sum() / linked.sum() if sigma is None else sigma
+        return (-squared / (2 * scale)).exp() * linked
+
+    def slow() -> Tensor:
+        own, other = graph(student).log_softmax(1), graph(teacher).log_softmax(1)
+        return (own.exp() * (own - other)).sum(1)
+
+    assert_twins(lambda: graph_divergence(student, teacher, k, sigma), slow, [student])
+
+
+def test_a_mask_of_all_tokens_is_none() -> None:
+    own, other = normal(4, 6, 3), normal(4, 6, 5, seed=1)
+    assert_close(context_gap(own, other), context_gap(own, other, torch.ones(4, 6, dtype=torch.bool)))
+
+
+def test_the_contrast_is_the_diagonal_of_a_softmax() -> None:
+    student, teacher = normal(7, 3).requires_grad_(), normal(7, 3, seed=1)
+
+    def slow() -> Tensor:
+        own, other = (part / part.norm(dim=1, keepdim=True) for part in (student, teacher))
+        return -(own @ other.T / 0.3).log_softmax(1).diagonal()
+
+    assert_twins(lambda: info_nce(student, teacher, 0.3), slow, [student])

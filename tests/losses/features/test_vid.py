@@ -10,6 +10,7 @@ from torch import nn
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.losses.features.vid import VID
 from support.makers import feature_views, normal, scene
+from support.twins import assert_twins
 
 
 def exact(variance: float = 5.0) -> VID:
@@ -48,3 +49,20 @@ def test_errors_are_one_sentence() -> None:
     for wrong in (0, 1e-5, "5"):
         with pytest.raises(UsageError, match="VID: variance must be"):
             VID(variance=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4, 4)])
+def test_the_likelihood_element_by_element(shape: tuple[int, ...]) -> None:
+    """The slow twin: a variance for every element."""
+    student, teacher = normal(*shape).requires_grad_(), normal(*shape, seed=1)
+    term = VID()
+    term.build(scene(pair(student.detach(), teacher, "layer1")))
+    term.double().means = nn.ModuleList([nn.Identity()])
+    scale = term.scales[0]
+    scale.data = normal(3, seed=2)
+
+    def slow() -> torch.Tensor:
+        variance = (torch.nn.functional.softplus(scale) + 1e-5).reshape(-1, *[1] * (len(shape) - 2))
+        return (((student - teacher).square() / variance + variance.log()) / 2).flatten(1).mean(1)
+
+    assert_twins(lambda: term(pair(student, teacher, "layer1")), slow, [student, scale])

@@ -3,6 +3,7 @@
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.align.projectors import channels, normalised
@@ -70,5 +71,5 @@ class AB(FeatureTerm):
 
 def boundary_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     """The squared hinge of units towards the teacher's side of 0, summed: [B, ...], [B, ...] -> [B]."""
-    signs = torch.where(teacher > 0, 1.0, -1.0).to(student)
-    return (margin - signs * student).clamp(min=0).square().flatten(1).sum(1)
+    away = (0.5 - teacher.sign()).sign()  # -1 where the teacher's unit is active, 1 where it is 0 or below
+    return F.relu(away * student + margin).square().flatten(1).sum(1)

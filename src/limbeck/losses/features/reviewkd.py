@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limbeck.align.projectors import Pointwise, mixed
 from limbeck.align.taps import PENULTIMATE, features_of
 from limbeck.core.checks import not_negative
 from limbeck.core.errors import ShapeError
@@ -129,8 +130,8 @@ class Fusion(nn.Module):
 
     def __init__(self, inputs: int, middle: int, outputs: int, *, fuses: bool) -> None:
         super().__init__()
-        self.narrow = nn.Sequential(nn.Conv2d(inputs, middle, 1, bias=False), nn.BatchNorm2d(middle))
-        self.attend = nn.Conv2d(2 * middle, 2, 1) if fuses else None
+        self.narrow = nn.Sequential(Pointwise(inputs, middle, bias=False), nn.BatchNorm2d(middle))
+        self.attend = Pointwise(2 * middle, 2) if fuses else None
         self.out = nn.Sequential(nn.Conv2d(middle, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
 
     def shares(self, own: Tensor, deeper: Tensor) -> Tensor:
@@ -139,8 +140,8 @@ class Fusion(nn.Module):
         A convolution of single places is a sum over the maps, and enlarging by nearest places can wait until after it.
         """
         assert self.attend is not None
-        first, second = self.attend.weight.chunk(2, 1)
-        return (F.conv2d(own, first, self.attend.bias) + F.interpolate(F.conv2d(deeper, second), own.shape[2:])).sigmoid()
+        first, second = self.attend.weight.flatten(1).chunk(2, 1)
+        return (mixed(own, first, self.attend.bias) + F.interpolate(mixed(deeper, second), own.shape[2:])).sigmoid()
 
     def forward(self, features: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
         """The map to compare, of the teacher's height and width, and what is handed to the next shallower level."""
@@ -154,12 +155,13 @@ class Fusion(nn.Module):
 
 def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared differences of maps in full and pooled to 4, 2 and 1, where smaller; weights halve and sum to 1 -> [B]."""
-    value, weight, total = (student - teacher).square().flatten(1).mean(1), 1.0, 1.0
+    gap = student - teacher
+    value, weight, total = gap.square().flatten(1).mean(1), 1.0, 1.0
     for size in (4, 2, 1):
         if size >= min(student.shape[2:]):
             continue
         weight /= 2
         total += weight
-        pooled = F.adaptive_avg_pool2d(student - teacher, size)  # pooling is linear
+        pooled = F.adaptive_avg_pool2d(gap, size)  # pooling is linear
         value = value + weight * pooled.square().flatten(1).mean(1)
     return value / total

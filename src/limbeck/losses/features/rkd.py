@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.align.taps import PENULTIMATE
 from limbeck.core.checks import not_negative
 from limbeck.core.outputs import Views
-from limbeck.functional.similarity import differences, length, products, unit
+from limbeck.functional.similarity import differences, inverse_root, products, root
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -51,22 +51,24 @@ class RKD(FeatureTerm):
 
     def forward(self, views: Views) -> Tensor:
         """Each anchor's share, [B]."""
-        student, teacher = (differences(part) for part in self.vectors(views))
-        value = self.distance * F.smooth_l1_loss(distances(student), distances(teacher), reduction="none").mean(1)
+        own, other = (differences(part) for part in self.vectors(views))
+        squared, other_squared = own.square().sum(2), other.square().sum(2)
+        value = self.distance * F.smooth_l1_loss(distances(squared), distances(other_squared), reduction="none").mean(1)
         if self.angle:
-            value = value + self.angle * F.smooth_l1_loss(angles(student), angles(teacher), reduction="none").mean((1, 2))
+            gaps = F.smooth_l1_loss(angles(own, squared), angles(other, other_squared), reduction="none")
+            value = value + self.angle * gaps.mean((1, 2))
         return value
 
 
-def distances(gaps: Tensor) -> Tensor:
-    """|x_j - x_i| divided by its mean over the pairs that lie apart, of differences [B, B, D] -> [B, B]."""
-    found = length(gaps)
+def distances(squared: Tensor) -> Tensor:
+    """|x_j - x_i| divided by its mean over the pairs that lie apart, of squares [B, B]."""
+    found = root(squared)
     apart = (found > 0).sum()
     mean = found.sum() / apart.clamp(min=1)
     return found / torch.where(apart > 0, mean, 1)
 
 
-def angles(gaps: Tensor) -> Tensor:
-    """Cosine at x_i between x_j and x_k, of differences [B, B, D] -> [B, B, B]; 0 where j or k lies at i."""
-    directions = unit(gaps)
+def angles(gaps: Tensor, squared: Tensor) -> Tensor:
+    """Cosine at x_i between x_j and x_k, of differences [B, B, D] and their squares -> [B, B, B]; 0 where j or k lies at i."""
+    directions = gaps * inverse_root(squared).unsqueeze(2)
     return products(directions, directions)

@@ -4,6 +4,7 @@ import math
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.align.projectors import pointwise
@@ -11,7 +12,7 @@ from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.term import Moment, Scene
-from limbeck.functional.divergences import forward_kl, full_precision
+from limbeck.functional.divergences import full_precision
 from limbeck.functional.pooling import same_size
 from limbeck.functional.ramps import cosine
 from limbeck.functional.similarity import products, squared_distances, unit
@@ -111,56 +112,69 @@ class TRG(FeatureTerm):
         """Each image's share, [B]."""
         student, teacher = self.sides(views)
         mask = views.batch.mask
-        counted = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
-        counted = mask if mask is not None and mask.shape == counted.shape else counted
+        counted = mask if mask is not None and mask.shape == student.shape[:2] else None
         value = self.inner * context_gap(student, teacher, counted)
-        places = counted.flatten().nonzero().squeeze(1)
+        images, each = student.shape[:2]
+        places = torch.arange(images * each, device=student.device) if counted is None else counted.flatten().nonzero().squeeze(1)
         if len(places) > self.tokens:
             places = places[torch.randperm(len(places))[: self.tokens].to(places.device)]
         own, other = student.flatten(0, 1)[places], teacher.flatten(0, 1)[places]
         per_token = self.local * graph_divergence(own, other, self.k, self.sigma)
         per_token = per_token + self.across * info_nce(full_precision(self.project(own)), other, self._tau)
-        owner = places // counted.shape[1]
-        share = len(counted) / max(len(places), 1)
+        owner = places // each
+        share = images / max(len(places), 1)
         return value + share * torch.zeros_like(value).index_add(0, owner, per_token)
 
 
-def context_gap(student: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
-    """Mean squared difference of softmax(F F^T / sqrt(D)) over the tokens that count, [B, N, D], bool [B, N] -> [B]."""
-    pairs = counted.unsqueeze(1) & counted.unsqueeze(2)
+def context_gap(student: Tensor, teacher: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Mean squared difference of softmax(F F^T / sqrt(D)) over the tokens that count, [B, N, D], bool [B, N] or all -> [B]."""
 
     def context(tokens: Tensor) -> Tensor:
-        tokens = tokens.where(counted.unsqueeze(2), 0)
+        tokens = tokens if counted is None else tokens.where(counted.unsqueeze(2), 0)
         scores = products(tokens, tokens) / math.sqrt(tokens.shape[2])
-        return scores.masked_fill(~counted.unsqueeze(1), torch.finfo(scores.dtype).min).softmax(-1)
+        if counted is not None:
+            scores = scores.masked_fill(~counted.unsqueeze(1), torch.finfo(scores.dtype).min)
+        return scores.softmax(-1)
 
-    squares = (context(student) - context(teacher)).square().where(pairs, 0)
-    return squares.sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
+    squares = (context(student) - context(teacher)).square()
+    if counted is None:
+        return squares.mean((1, 2))
+    pairs = counted.unsqueeze(1) & counted.unsqueeze(2)
+    return squares.where(pairs, 0).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
 
 
 def graph_divergence(student: Tensor, teacher: Tensor, k: int, sigma: float | None) -> Tensor:
-    """KL(softmax of the student graph's row i || that of the teacher's) for every token, [M, D], [M, E] -> [M]."""
-    own, other = (neighbour_graph(tokens, k, sigma).log_softmax(1) for tokens in (student, teacher))
-    return forward_kl(own, other)
+    """KL(softmax of the student graph's row i || that of the teacher's) for every token, [M, D], [M, E] -> [M].
+
+    A row has some links and else zeros, each of which adds exp(0) = 1 to the softmax's sum: what is summed up are the links.
+    """
+    (at, own), (other_at, other) = links(student, k, sigma), links(teacher, k, sigma)
+
+    def by_row(places: Tensor, values: Tensor) -> Tensor:
+        return values.new_zeros(len(student)).index_add(0, places.flatten(), values.flatten())
+
+    total, other_total = len(student) + by_row(at, own.expm1()), len(teacher) + by_row(other_at, other.expm1())
+    there = ((other_at.unsqueeze(1) == at) * own).sum(1)  # the student's weights where the teacher has its links, else 0
+    gap = by_row(at, own.exp() * own) - by_row(other_at, there.exp() * other)
+    return gap / total + (other_total / total).log()
 
 
-def neighbour_graph(tokens: Tensor, k: int, sigma: float | None) -> Tensor:
-    """exp(-|x_i - x_j|^2 / (2 sigma)) where i is one of the k nearest neighbours of j, else 0: [M, D] -> [M, M].
+def links(tokens: Tensor, k: int, sigma: float | None) -> tuple[Tensor, Tensor]:
+    """Each token's k nearest neighbours, and exp(-|x_i - x_j|^2 / (2 sigma)) for them: [M, D] -> [k, M] twice.
 
     Who is a neighbour carries no gradient.
     """
     squared = squared_distances(tokens)
-    size = len(tokens)
-    apart = squared.detach().clone()
-    apart.fill_diagonal_(torch.inf)
-    nearest = apart.topk(min(k, size - 1), dim=0, largest=False).indices
-    linked = torch.zeros_like(squared, dtype=torch.bool).scatter(0, nearest, True)
+    squared.detach().fill_diagonal_(torch.inf)  # nobody is a neighbour of itself
+    nearest = squared.topk(min(k, len(tokens) - 1), dim=1, largest=False).indices.T  # distances are the same both ways
+    near = F.relu(squared.gather(0, nearest))
     if sigma is not None:
-        return (-squared / (2 * sigma)).exp().where(linked, 0)
-    mean = squared.where(linked, 0).sum() / linked.sum().clamp(min=1)
-    return (-squared / (2 * torch.where(mean > 0, mean, 1))).exp().where(linked, 0)
+        return nearest, (-near / (2 * sigma)).exp()
+    mean = near.sum() / max(near.numel(), 1)
+    return nearest, (-near / (2 * torch.where(mean > 0, mean, 1))).exp()
 
 
 def info_nce(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """-log softmax_j(cos(student_i, teacher_j) / tau) at j = i, [M, D] -> [M]."""
-    return -(products(unit(student), unit(teacher)) / tau).log_softmax(1).diagonal()
+    own = torch.arange(len(student), device=student.device)
+    return F.cross_entropy(products(unit(student) / tau, unit(teacher)), own, reduction="none")

@@ -74,6 +74,8 @@ class VID(FeatureTerm):
             if made.dim() == 4:
                 made, teacher = same_size(made, teacher)
             variance = F.softplus(scale) + EPS
-            wide = variance.reshape(-1, 1, 1) if made.dim() == 4 else variance
-            found.append(element_mean(((made - teacher).square() / wide + wide.log()) / 2, views.batch.mask))
+            squares = F.mse_loss(made, teacher, reduction="none")
+            if made.dim() == 4:
+                squares = squares.mean((2, 3))  # a channel has one variance, so that its places can be summed up first
+            found.append(element_mean((squares / variance + variance.log()) / 2, views.batch.mask))
         return torch.stack(found).sum(0)

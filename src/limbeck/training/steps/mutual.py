@@ -1,6 +1,8 @@
 """Nets that learn together, each from the others (Zhang et al., 2018; BD-KD, 2022)."""
 
 import inspect
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, cast, final
 
 import torch
@@ -14,13 +16,13 @@ from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import Term
 from limbeck.data.loader import Loader
 from limbeck.functional.ensembles import mean_of
-from limbeck.influence.restoring import modes_restored
+from limbeck.influence.restoring import modes_restored, random_state, statistics_untouched
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.single import Single
 from limbeck.training.training import Record, Training
-from limbeck.training.weighted import Part, average_gradients, weighted_backward
+from limbeck.training.weighted import Part, average_gradients, parts_of, weighted_backward
 
 
 @final
@@ -36,11 +38,14 @@ class Mutual:
     Args:
         loss: What a peer minimises: a term, or a sum, on logits; CE() + KD(T=1) where none is named.
 
+    What a net tells the others is what it learns by: one pass of each, in training mode, serves both. Where the batch is cut, a
+    peer is asked twice about each part, alike.
+
     Raises:
         UsageError: The loss reads more than logits, or a teacher is frozen or missing.
 
     Reference: Zhang, Xiang, Hospedales, Lu, 2018, arXiv:1706.00384; BD-KD: 2022, arXiv:2212.12965. Differs from the papers: the
-    nets move together, not in turn, and what a net tells the others it says in evaluation mode.
+    nets move together, not in turn.
 
     >>> Mutual()
     Mutual(CE() + KD(T=1))
@@ -72,9 +77,16 @@ class Mutual:
 
     def __call__(self, training: Training, batch: Batch) -> Record:
         """One update of all; all gradients are taken before any net moves."""
-        record, parts = weighted_backward(training, batch)
-        for part in parts:
-            self._backward(training, part, len(part.batch) / len(batch))
+        whole, asked = training.accumulate == 1, list[Asked]()
+
+        def teach(piece: Batch) -> Outputs | None:
+            asked.append(Asked(torch.get_rng_state(), self._answers(piece, keep=whole)))
+            return self._heard(training, asked[-1].answers)
+
+        parts = parts_of(training, batch, teach=teach)
+        record, parts = weighted_backward(training, batch, parts=parts)
+        for part, known in zip(parts, asked, strict=True):
+            self._backward(training, part, known, len(part.batch) / len(batch))
         training.apply()
         for peer, optimizer in zip(self.peers, self.optimizers, strict=True):
             average_gradients(training.engine, peer.tapped.parameters())
@@ -86,20 +98,34 @@ class Mutual:
             optimizer.zero_grad(set_to_none=True)
         return record
 
-    def _backward(self, training: Training, part: Part, share: float) -> None:
+    def _answers(self, batch: Batch, *, keep: bool) -> list[Outputs]:
+        """What the peers say in training mode; without their graphs, and without a trace, where they will be asked again."""
+        found = []
+        for peer in self.peers:
+            untouched = nullcontext() if keep else statistics_untouched(peer.tapped)
+            with modes_restored(peer.tapped, training=True), untouched, torch.set_grad_enabled(keep):
+                found.append(cast(Outputs, peer.tapped(batch)))
+        return found
+
+    def _heard(self, training: Training, answers: list[Outputs]) -> Outputs | None:
+        """What the student hears of it; None where no term asks."""
+        teacher = training.distiller.teacher
+        if "teacher" not in training.distiller.objective.needs:
+            return None
+        if not isinstance(teacher, Ensemble):
+            return answers[0].detach()
+        return Outputs(teacher.mean([answer.logits.detach() for answer in answers]))
+
+    def _backward(self, training: Training, part: Part, known: "Asked", share: float) -> None:
         """Add the peers' gradients on some samples of the batch."""
-        student, batch = training.distiller.student, part.batch
-        heard = part.teacher if len(self.peers) == 1 else None  # what the student heard: of several it is their mean
-        with torch.no_grad(), modes_restored(student, training=False), training.engine.autocast():
-            nets = [student, *self.peers] if heard is None else [student]
-            said = [cast(Outputs, net(batch)).logits for net in nets]
-        if heard is not None:
-            said.append(heard.logits)
-        for number, peer in enumerate(self.peers, 1):
+        assert part.student is not None
+        said = [part.student.logits, *(answer.logits.detach() for answer in known.answers)]
+        with training.engine.autocast(), random_state(known.rng):
+            answers = known.answers if training.accumulate == 1 else self._answers(part.batch, keep=True)
+        for number, own in enumerate(answers, 1):
             others = said[:number] + said[number + 1 :]
-            with modes_restored(peer.tapped, training=True), training.engine.autocast():
-                own = cast(Outputs, peer.tapped(batch))
-                losses = self.loss.per_sample(Views(own, Outputs(told(others)), batch))
+            with training.engine.autocast():
+                losses = self.loss.per_sample(Views(own, Outputs(told(others)), part.batch))
             torch.autograd.backward(losses.mean() * share)
 
     def state(self) -> dict[str, Any]:
@@ -113,6 +139,19 @@ class Mutual:
 
     def __repr__(self) -> str:
         return f"Mutual({self.loss!r})"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The peers' answers to some samples.
+
+    Args:
+        rng: The state of the random numbers before.
+        answers: One of each peer, with its graph where it will learn by it.
+    """
+
+    rng: Tensor
+    answers: list[Outputs]
 
 
 def told(others: list[Tensor]) -> Tensor:
