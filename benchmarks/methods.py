@@ -4,11 +4,10 @@
     python benchmarks/methods.py --data 'Arrays("runs/data/mnist_half.npz")' --out runs/methods --page docs/methods/results.md
 
 Finished trainings are kept under --out and read, not run again. With --add the lines that the page has stay, and only methods
-that it lacks are trained; plain KD is trained again and must come out as on the page. With --cost only what a step of the
-methods named costs is measured anew, for code that computes the same. Time and memory of a step are measured
-apart, each method interleaved with plain KD: process time, and the bytes that autograd keeps for the backward pass with the
-parameters, buffers and gradients of the terms' own parts. What a step may take is the catalogue's number where it has one, else
-what the method multiplies; what takes more is named under the table.
+that it lacks are trained (delete a line to have it made anew); plain KD is trained again and must come out as on the page. With
+--cost only what a step of the methods named costs is measured anew, for code that computes the same.
+
+What a step costs is measured apart, by `methods_cost.py`; what takes more than it may is named under the table.
 Over 300 lines, since the list of what is tried stands beside how it is tried.
 """
 
@@ -18,24 +17,22 @@ import re
 import shlex
 import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ended import ended
+from independent import INDEPENDENT
 from limbeck.catalogue import rows
 from limbeck.engine.local import LocalEngine
 from limbeck.experiment.arms import Arm
 from limbeck.experiment.progress import Silent
 from limbeck.experiment.recipe import Parts, Recipe, load
-from limbeck.experiment.seeded import Seeded, seeded
+from limbeck.experiment.seeded import seeded
 from limbeck.experiment.unit import Unit, Worker
-from limbeck.training.fit import fit
+from methods_cost import Cost, measured
 
 PLAIN = "KD"
 NOISE = 0.1
@@ -213,68 +210,13 @@ def made(data: str, name: str, seeds: int, out: Path) -> tuple[Worker, Arm]:
     return Worker(recipe, parts, LocalEngine(), out, Silent()), arm
 
 
-def stepper(
-    worker: Worker, arm: Arm, data: Seeded, teacher: torch.nn.Module, count: int
-) -> tuple[Callable[[], None], Callable[[], int]]:
-    """A function that takes a few steps of the method, and one that tells the bytes that a step keeps."""
-    torch.manual_seed(0)
-    student = worker.parts.student.build(data.spec)
-    distiller, loader = worker._distiller(arm, data, student, teacher)
-    optimizer = worker.parts.optimizer.build(distiller.trained())
-    average = arm.average()
-    if average is not None:
-        average.begin(1000, data.validation)
-    callbacks = [] if average is None else [average]
-    first = sum(part.numel() * part.element_size() for part in distiller.objective.state_dict().values())
-
-    def steps() -> None:
-        fit(distiller, loader, optimizer, steps=count, queries=data.queries, step=arm.step(), seed=0, callbacks=callbacks)
-
-    def kept() -> int:
-        held: dict[int, int] = {}
-
-        def pack(part: torch.Tensor) -> torch.Tensor:
-            held[part.untyped_storage().data_ptr()] = part.untyped_storage().nbytes()
-            return part
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda part: part):
-            total = distiller(next(loader.epoch(0))).total
-        del total
-        return sum(held.values()) + 3 * first
-
-    return steps, kept
-
-
-def products(steps: Callable[[], None]) -> int:
-    """How many multiplications and additions the matrix products and convolutions of these steps take."""
-    with FlopCounterMode(display=False) as counted:
-        steps()
-    return counted.get_total_flops()
-
-
-def cost(data: str, name: str, out: Path, repeats: int = 5) -> tuple[float, float, float]:
-    """Time of a step, what it may take, and its memory, over plain KD's; the time interleaved."""
+def cost(data: str, name: str, out: Path) -> Cost:
+    """What a step of the method costs, over plain KD's."""
     plain, own = made(data, PLAIN, 1, out), made(data, name, 1, out)
-    sets = seeded(own[0].recipe, own[0].parts, 0)
-    teacher = own[0].teacher(sets).model
-    count = (
-        60 if "weighting" in METHODS[name].changes else 4
-    )  # curvature is renewed now and then: its share must be the usual one
-    (base, base_kept), (steps, kept) = (stepper(*one, sets, teacher, count) for one in (plain, own))
-    ratios = []
-    for number in range(repeats + 1):
-        times = []
-        for act in (base, steps, base):
-            began = time.process_time()
-            act()
-            times.append(time.process_time() - began)
-        if number:
-            ratios.append(2 * times[1] / (times[0] + times[2]))
-    allowed = said(name) or products(steps) / products(base)
-    return statistics.median(ratios), allowed, kept() / base_kept()
+    return measured(plain, own, said(name), INDEPENDENT.get(name), whole="weighting" in METHODS[name].changes)
 
 
-def row(name: str, units: list[Unit], plain: list[Unit], spent: tuple[float, float, float]) -> str:
+def row(name: str, units: list[Unit], plain: list[Unit], spent: Cost) -> str:
     """A method's line of the table."""
     gains = [
         100 * ((unit.figures["accuracy"] or 0) - (base.figures["accuracy"] or 0)) for unit, base in zip(units, plain, strict=True)
@@ -307,9 +249,11 @@ def page(lines: dict[str, str], seeds: int, data: str, command: str) -> str:
         f"Made by `benchmarks/methods.py`; no figure is typed in. {data}: ResNet-20 to ResNet-8, 12 epochs, {seeds} paired",
         f"seeds, the same first weights and order of samples for all, torch {torch.__version__}. Accuracy in per cent, with the",
         "mean paired difference to plain KD and its standard error, NLL in nats, ECE: expected calibration error, agreement with",
-        "the teacher; time and memory of a step as ratios to plain KD's (weighted steps: the mean of a run's first 60). Class:",
-        "what a step may take: by the catalogue where it goes through the nets more often than plain KD's, else by its products,",
-        "those of matrices and convolutions, over plain KD's.",
+        "the teacher; time and memory of a step as ratios to plain KD's (steps with weights: the mean of a whole run, the first",
+        "estimate of curvature included). Class, what a step may take: by the catalogue where it goes through the nets more",
+        "often than plain KD's; else its products, those of matrices and convolutions, over plain KD's, and with them, measured",
+        "beside it, what is no product: to read the same inner activations and hand each a gradient, to sort and to search; for",
+        f"{', '.join(INDEPENDENT)} what the same loss of torchdistill, an independent implementation, takes, if that is more.",
         "",
         "**Read it with care.** One small task, coefficients of papers that had other tasks, no search: it shows that every",
         "method trains, what it costs, and where it is out of its depth. It does not rank methods.",
@@ -382,15 +326,15 @@ def made_by(options: argparse.Namespace) -> str:
     return f"python benchmarks/methods.py --data {shlex.quote(options.data)} --seeds {options.seeds}"
 
 
-def again(path: Path, measured: dict[str, tuple[float, float, float]]) -> dict[str, str]:
+def again(path: Path, found: dict[str, Cost]) -> dict[str, str]:
     """The lines of an earlier page's table, with what a step of some methods costs by a new measurement."""
     lines = lines_of(path)
-    for name, spent in measured.items():
+    for name, spent in found.items():
         lines[name] = "|".join([*lines[name].split("|")[:-4], *(f" {cell:.2f} " for cell in spent), ""])
     return lines
 
 
-def costs_of(data: str, names: list[str], out: Path) -> dict[str, tuple[float, float, float]]:
+def costs_of(data: str, names: list[str], out: Path) -> dict[str, Cost]:
     """Time, class and memory of a step of each method; what was measured before is read."""
     kept = out / "step_costs.json"
     costs = {name: tuple(pair) for name, pair in json.loads(kept.read_text()).items()} if kept.exists() else {}

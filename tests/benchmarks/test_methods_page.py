@@ -1,15 +1,26 @@
 """The table of all methods: its recipes are such, what it leaves out exists, and a line is read as it was written."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from limbeck.catalogue import rows
+from limbeck.losses.features.ab import AB
+from limbeck.losses.features.reviewkd import ReviewKD
+from limbeck.losses.features.rkd import RKD
+from limbeck.losses.features.vid import VID
+from support.makers import feature_views, featured, normal, scene
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
+pytest.importorskip("torchdistill")
+import independent  # noqa: E402
 import methods  # noqa: E402
+import methods_cost  # noqa: E402
 
 
 def test_its_recipes_are_such_and_what_it_leaves_out_exists() -> None:
@@ -49,9 +60,75 @@ def test_who_goes_through_the_nets_more_often_says_how_often() -> None:
     assert methods.said("ReviewKD") is None
 
 
+def of_one_step(act: Callable[[], object]) -> methods_cost.Steps:
+    """A go of one step that is looked at."""
+
+    def steps(read: Callable[[], float]) -> float:
+        before = read()
+        act()
+        return read() - before
+
+    return steps
+
+
 def test_products_are_counted() -> None:
     """2 x 3 by 3 x 4: 24 multiplications, and as many additions."""
-    assert methods.products(lambda: torch.ones(2, 3) @ torch.ones(3, 4)) == 48
+    assert methods_cost.products(of_one_step(lambda: torch.ones(2, 3) @ torch.ones(3, 4))) == 48
+
+
+def test_searches_are_counted_and_nothing_else() -> None:
+    numbers = torch.rand(200, 200)
+    assert methods_cost.searches(of_one_step(lambda: numbers @ numbers)) == 0
+    assert methods_cost.searches(of_one_step(lambda: numbers.topk(3))) > 0
+    assert methods_cost.searches(of_one_step(lambda: numbers.sort())) > 0
+
+
+def test_a_term_that_only_reads_gives_what_it_read_a_gradient_of_0() -> None:
+    both, term = feature_views("maps"), methods_cost.Reading(("layer?",), ("layer?",))
+    student = both.student.map(lambda part: part.clone().requires_grad_())
+    value = term(replace(both, student=student))
+    assert value.tolist() == [0.0] * len(both.batch)
+    gradients = torch.autograd.grad(value.sum(), list(student.features.values()))
+    assert not any(gradient.any() for gradient in gradients)
+
+
+NAMES = {
+    "AB": {"connectors": "layers"},
+    "RKD": {},
+    "ReviewKD": {"narrow": "conv1", "out": "conv2", "attend": "attention_conv.0"},
+    "VID": {
+        "means.0": "layers.0.regressor",
+        "means.1": "layers.1.regressor",
+        "scales.0": "layers.0.soft_plus_param",
+        "scales.1": "layers.1.soft_plus_param",
+    },
+}
+"""What a part of ours is called in the independent implementation."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_independent_implementation_is_of_the_same_loss(name: str) -> None:
+    """With the same parameters it gives the same mean."""
+    sides = (
+        {
+            "layer1": normal(6, channels, 8, 8, seed=k),
+            "layer2": normal(6, 3, 4, 4, seed=k + 2),
+            "penultimate": normal(6, 3, seed=k + 4),
+        }
+        for k, channels in ((0, 2), (1, 4))
+    )
+    both = featured(*sides)
+    ours, theirs = {"AB": AB, "RKD": RKD, "ReviewKD": ReviewKD, "VID": VID}[name](), independent.INDEPENDENT[name]()
+    for term in (ours, theirs):
+        term.build(scene(both))
+        term.double()
+    known = dict(theirs.named_parameters())
+    assert len(known) == len(list(ours.parameters()))
+    for key, part in ours.named_parameters():
+        for old, new in NAMES[name].items():
+            key = key.replace(old, new)
+        known[key].data = part.data
+    torch.testing.assert_close(ours(both).mean(), theirs(both).mean().double(), rtol=1e-5, atol=1e-8)
 
 
 def test_every_line_of_the_page_has_its_class() -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch.testing import assert_close
 
-from limbeck.functional.similarity import differences, length, squared_distances, unit
+from limbeck.functional.similarity import inverse_root, length, root, unit
 from support.makers import normal
 
 
@@ -21,8 +21,12 @@ def test_first_and_second_derivatives_at_0_are_finite() -> None:
         assert torch.isfinite(second).all()
 
 
-def test_distances_of_the_gram_matrix_are_those_of_differences_also_far_from_the_origin() -> None:
-    vectors = normal(6, 3, dtype=torch.float32)
-    wanted = differences(vectors).square().sum(2)
-    assert_close(squared_distances(vectors + 1000), wanted, rtol=1e-3, atol=1e-2)
-    assert_close(squared_distances(vectors.double()), wanted.double(), rtol=1e-5, atol=1e-5)
+def test_roots_of_0_have_no_derivative() -> None:
+    squared = torch.tensor([0.0, 4.0, 0.25], dtype=torch.float64, requires_grad=True)
+    for function, wanted, slopes in ((root, [0, 2, 0.5], [0, 0.25, 1]), (inverse_root, [0, 0.5, 2], [0, -1 / 16, -4])):
+        found = function(squared)
+        (gradient,) = torch.autograd.grad(found.sum(), squared, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.sum(), squared)
+        assert found.tolist() == wanted
+        assert gradient.tolist() == slopes
+        assert torch.isfinite(second).all()

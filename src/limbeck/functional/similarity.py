@@ -28,21 +28,9 @@ def root(squared: Tensor) -> Tensor:
 
 def inverse_root(squared: Tensor) -> Tensor:
     """1 by the square root of numbers >= 0; 0 and derivatives 0 where one is 0."""
-    there = squared > 0
-    return there * torch.where(there, squared, 1).rsqrt()
+    return squared.masked_fill(squared == 0, torch.inf).rsqrt()
 
 
 def differences(vectors: Tensor) -> Tensor:
     """All x_j - x_i of vectors [B, D] -> [B, B, D], with i the first axis."""
     return vectors.unsqueeze(0) - vectors.unsqueeze(1)
-
-
-def squared_distances(vectors: Tensor) -> Tensor:
-    """All |x_i - x_j|^2 of vectors [B, D] -> [B, B], by the centred vectors' Gram matrix: less memory than differences.
-
-    Rounding can leave one below 0.
-    """
-    centred = vectors - vectors.mean(0)
-    lengths = centred.square().sum(-1)
-    with torch.autocast(vectors.device.type, enabled=False):
-        return torch.addmm(lengths.unsqueeze(0) + lengths.unsqueeze(1), centred, centred.T, alpha=-2)

@@ -22,7 +22,7 @@ OTHER = torch.tensor([[0, 0], [1, 0.5], [0, 1], [1.5, 2]], dtype=torch.float64)
 
 def graph_of(neighbours: Tensor, weights: Tensor) -> Tensor:
     """The graph in full: the weight at (i, j) where i is a neighbour of j, else 0."""
-    return torch.zeros(2 * (neighbours.shape[1],), dtype=weights.dtype).scatter(0, neighbours, weights)
+    return torch.zeros(2 * (len(neighbours),), dtype=weights.dtype).scatter(1, neighbours, weights).T
 
 
 def built(both: Views, **changes: float | tuple[float, float]) -> TRG:
@@ -155,3 +155,10 @@ def test_the_contrast_is_the_diagonal_of_a_softmax() -> None:
         return -(own @ other.T / 0.3).log_softmax(1).diagonal()
 
     assert_twins(lambda: info_nce(student, teacher, 0.3), slow, [student])
+
+
+def test_neighbours_far_from_the_origin_are_the_same() -> None:
+    tokens = normal(40, 3, dtype=torch.float32)
+    (near, weights), (far, others) = links(tokens, 4, None), links(tokens + 1000, 4, None)
+    assert (near == far).double().mean() > 0.99  # a tie may go either way
+    assert_close(weights, others, rtol=1e-2, atol=1e-3)

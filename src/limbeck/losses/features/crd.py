@@ -104,7 +104,7 @@ class CRD(FeatureTerm):
 
     def against(self, directions: Tensor, entries: Tensor) -> Tensor:
         """Inner products by T, [B, dim], [M, dim] -> [B, M]."""
-        return products(directions, entries) / self.T
+        return products(directions / self.T, entries)
 
     def forward(self, views: Views) -> Tensor:
         """One value per sample, [B]."""
@@ -115,8 +115,10 @@ class CRD(FeatureTerm):
         embedded = self.embeddings(views)
         found = []
         for own, bank, log_z in zip(embedded, (self.teacher_bank, self.student_bank), self.log_z, strict=True):
-            positive_score = (own * bank[index]).sum(1) / self.T - log_z
-            found.append(nce(positive_score, self.against(own, bank[drawn]) - log_z, chosen, log_c))
+            positive_score = (own * bank[index]).sum(1) / self.T
+            found.append(
+                nce(positive_score, self.against(own, bank[drawn]), chosen, log_c + log_z)
+            )  # c times Z in place of x by Z
         return found[0] + found[1]
 
     def draw(self, index: Tensor) -> tuple[Tensor, Tensor]:

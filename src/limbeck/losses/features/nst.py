@@ -7,7 +7,7 @@ from torch import Tensor
 
 from limbeck.core.outputs import Views
 from limbeck.functional.pooling import maps_only, same_size
-from limbeck.functional.similarity import inverse_root, products, unit
+from limbeck.functional.similarity import products, unit
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -42,24 +42,21 @@ class NST(FeatureTerm):
         """One value per sample, [B]."""
         found = []
         for pair in self.stages(views):
-            student, teacher = (part.flatten(2) for part in same_size(*(maps_only(side, "NST") for side in pair)))
+            student, teacher = (unit(part.flatten(2)) for part in same_size(*(maps_only(side, "NST") for side in pair)))
             few = student.shape[2] < min(student.shape[1], teacher.shape[1])
             found.append((by_places if few else by_channels)(student, teacher))
         return torch.stack(found).sum(0)
 
 
 def by_channels(student: Tensor, teacher: Tensor) -> Tensor:
-    """The discrepancy from all pairs of channels, [B, C, N], [B, D, N] -> [B]; lengths divide the products, not the maps."""
-    own, other, across = products(student, student), products(teacher, teacher), products(student, teacher)
-    first, second = (inverse_root(part.diagonal(0, 1, 2)) for part in (own, other))
-
-    def kernel_mean(found: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        return (found * rows.unsqueeze(2) * columns.unsqueeze(1)).square().mean((1, 2))
-
-    return kernel_mean(own, first, first) + kernel_mean(other, second, second) - 2 * kernel_mean(across, first, second)
+    """The discrepancy of unit vectors [B, C, N] and [B, D, N] -> [B], by the mean of (x . y)^2 over all pairs of channels."""
+    own, other, across = (
+        products(one, two).square().mean((1, 2)) for one, two in ((student, student), (teacher, teacher), (student, teacher))
+    )
+    return own + other - 2 * across
 
 
 def by_places(student: Tensor, teacher: Tensor) -> Tensor:
-    """The same from all pairs of places, less where a map has few of them: |mean x x' - mean y y'|^2, x and y the channels."""
-    own, other = (unit(part).transpose(1, 2) for part in (student, teacher))
+    """The same by pairs of places, for maps that have few of them: |mean x x' - mean y y'|^2 over the channels x and y."""
+    own, other = (part.transpose(1, 2) for part in (student, teacher))
     return (products(own, own) / own.shape[2] - products(other, other) / other.shape[2]).square().sum((1, 2))

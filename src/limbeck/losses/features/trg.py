@@ -15,7 +15,7 @@ from limbeck.core.term import Moment, Scene
 from limbeck.functional.divergences import full_precision
 from limbeck.functional.pooling import same_size
 from limbeck.functional.ramps import cosine
-from limbeck.functional.similarity import products, squared_distances, unit
+from limbeck.functional.similarity import products, unit
 from limbeck.losses.features.term import FeatureTerm
 
 
@@ -154,20 +154,24 @@ def graph_divergence(student: Tensor, teacher: Tensor, k: int, sigma: float | No
         return values.new_zeros(len(student)).index_add(0, places.flatten(), values.flatten())
 
     total, other_total = len(student) + by_row(at, own.expm1()), len(teacher) + by_row(other_at, other.expm1())
-    there = ((other_at.unsqueeze(1) == at) * own).sum(1)  # the student's weights where the teacher has its links, else 0
+    same = other_at.unsqueeze(2) == at.unsqueeze(1)
+    there = (same * own.unsqueeze(1)).sum(2)  # the student's weights where the teacher has its links, else 0
     gap = by_row(at, own.exp() * own) - by_row(other_at, there.exp() * other)
     return gap / total + (other_total / total).log()
 
 
 def links(tokens: Tensor, k: int, sigma: float | None) -> tuple[Tensor, Tensor]:
-    """Each token's k nearest neighbours, and exp(-|x_i - x_j|^2 / (2 sigma)) for them: [M, D] -> [k, M] twice.
+    """Each token's k nearest neighbours i of j, and exp(-|x_i - x_j|^2 / (2 sigma)) for them: [M, D] -> [M, k] twice.
 
     Who is a neighbour carries no gradient.
     """
-    squared = squared_distances(tokens)
-    squared.detach().fill_diagonal_(torch.inf)  # nobody is a neighbour of itself
-    nearest = squared.topk(min(k, len(tokens) - 1), dim=1, largest=False).indices.T  # distances are the same both ways
-    near = F.relu(squared.gather(0, nearest))
+    centred = tokens - tokens.mean(0)
+    lengths = centred.square().sum(1)
+    with torch.autocast(tokens.device.type, enabled=False):
+        less = torch.addmm(lengths, centred, centred.T, alpha=-2)  # |x_j - x_i|^2 - |x_j|^2, in the same order along row j
+    less.detach().fill_diagonal_(torch.inf)  # nobody is a neighbour of itself
+    nearest = less.topk(min(k, len(tokens) - 1), dim=1, largest=False).indices
+    near = F.relu(less.gather(1, nearest) + lengths.unsqueeze(1))  # rounding can leave one below 0
     if sigma is not None:
         return nearest, (-near / (2 * sigma)).exp()
     mean = near.sum() / max(near.numel(), 1)
