@@ -161,8 +161,8 @@ class SampleTracker(Callback):
         """Take note of the step's weights."""
         index, weights = record.batch.index.cpu(), record.weights.detach().cpu()
         self.last[index] = weights.to(self.last)
-        self.total[index] += weights.double()
-        self.seen[index] += 1
+        self.total.index_add_(0, index, weights.double())
+        self.seen += torch.bincount(index, minlength=len(self.seen))
 
     @property
     def mean(self) -> Tensor:
