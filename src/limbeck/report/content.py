@@ -36,6 +36,8 @@ from limbeck.report.wording import (
 from limbeck.report.written import written
 
 ANSWERS: Mapping[Answer, str] = {"better": "Better", "not better": "Not better", "undecided": "Undecided"}
+TOLD = 6
+"""Places of an event that are named at the most."""
 FAIR_RIVAL = "query_in_training"
 
 
@@ -278,9 +280,9 @@ def _events(run: Run) -> tuple[Happening, ...]:
     return tuple(Happening(what, f"{arm}: {_some(at)}" if any(at) else arm) for (what, arm), at in places.items())
 
 
-def _some(places: list[str], most: int = 6) -> str:
-    shown = "; ".join(place for place in places[:most] if place)
-    return f"{shown}; and {len(places) - most} more" if len(places) > most else shown
+def _some(places: list[str]) -> str:
+    shown = "; ".join(place for place in places[:TOLD] if place)
+    return f"{shown}; and {len(places) - TOLD} more" if len(places) > TOLD else shown
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

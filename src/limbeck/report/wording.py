@@ -21,11 +21,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:z.{digits}f}".replace("-", MINUS)
 
 
-def significant(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
-    """The value with a count of significant digits, with its sign where asked for."""
+def significant(value: float | None, *, sign: bool = False) -> str:
+    """The value with three significant digits, with its sign where asked for."""
     if value is None or not math.isfinite(value):
         return DASH
-    text = f"{value:{'+' if sign else ''}#.{digits}g}".removesuffix(".")
+    text = f"{value:{'+' if sign else ''}#.3g}".removesuffix(".")
     if "e" in text:
         mantissa, power = text.split("e")
         text = f"{mantissa}·10^{int(power)}"
@@ -44,18 +44,18 @@ def probability_of(value: float) -> str:
     return f">{THIN}99.9{THIN}%" if 0.999 < value < 1 else percent(value)
 
 
-def points(value: float | None, digits: int = 1) -> str:
+def points(value: float | None) -> str:
     """A difference of two fractions in percentage points, with its sign."""
     if value is None or not _known(value):
         return DASH
-    return f"{100 * value:+.{digits}f}".replace("-", MINUS)
+    return f"{100 * value:+.1f}".replace("-", MINUS)
 
 
-def percent_range(found: Interval | None, digits: int = 1) -> str:
+def percent_range(found: Interval | None) -> str:
     """A mean's 95 % interval in per cent, empty with one seed."""
     if found is None or found.low is None or found.high is None:
         return ""
-    return f"{number(100 * found.low, digits)} to {number(100 * found.high, digits)}"
+    return f"{number(100 * found.low, 1)} to {number(100 * found.high, 1)}"
 
 
 def points_range(comparison: Comparison) -> str:

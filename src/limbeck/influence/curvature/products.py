@@ -98,10 +98,10 @@ def damping_of(problem: Problem, v: Vector, kind: Curvature, damping: float, *, 
     return damping * max(float(dot(v, curvature_product(problem, v, kind)) / dot(v, v)), 0.0)
 
 
-def largest_eigenvalue(problem: Problem, start: Vector, kind: Curvature, *, steps: int = 20) -> float:
+def largest_eigenvalue(problem: Problem, start: Vector, kind: Curvature) -> float:
     """The largest eigenvalue in size, by power iteration; from below, by a few per cent after twenty steps."""
     u, value = start, 0.0
-    for _ in range(steps):
+    for _ in range(20):
         u = scaled(u, 1 / float(dot(u, u)) ** 0.5)
         bent = curvature_product(problem, u, kind)
         value = float(dot(bent, bent)) ** 0.5
