@@ -1,4 +1,7 @@
-"""Puts student, teacher, objective, weights and balance together. Knows of no loop, no optimiser and no file."""
+"""Puts student, teacher, objective, weights and balance together. Knows of no loop, no optimiser and no file.
+
+Just over 300 lines: what is put together here is also tried out here before any work.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.objective import Objective, as_objective
 from limbeck.core.outputs import Outputs, Views
 from limbeck.core.term import COLUMNS, Scene, Term
+from limbeck.data.everyone import Everyone
 from limbeck.data.loader import Loader, whole
 from limbeck.influence.restoring import modes_restored, statistics_untouched
 from limbeck.influence.task import Distillation, Forward
@@ -108,8 +112,7 @@ class Distiller(nn.Module):
             views = Views(self.student(few).detach(), self.teach(few), few)
 
         def taught() -> Iterator[tuple[Batch, Outputs]]:
-            for rows in torch.split(loader.rows, ROWS):
-                batch = whole(loader.source, rows, loader.labels).to(device)
+            for batch in Everyone(loader.source, loader.rows, loader.labels, most=ROWS, device=device):
                 answer = self.teach(batch)
                 yield batch, Outputs(torch.empty(len(batch), 0)) if answer is None else answer
 

@@ -1,7 +1,6 @@
 """The student that a finished run kept, with all that scoring it takes: data as the run cut it, teacher, terms."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,12 @@ from torch import Tensor, nn
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.errors import RunError
-from limbeck.data.loader import Loader
+from limbeck.data.everyone import Everyone
 from limbeck.data.validity import check
 from limbeck.distiller import Distiller
 from limbeck.engine.engine import Engine
 from limbeck.experiment import folder as files
 from limbeck.experiment.arms import arms_of
-from limbeck.experiment.measuring import rows_together
 from limbeck.experiment.processes import engine_for
 from limbeck.experiment.ready import as_teacher
 from limbeck.experiment.recipe import Parts, Recipe, load
@@ -28,22 +26,6 @@ from limbeck.influence.task import Distillation
 
 ROWS = 256
 """Samples in a scored batch; fewer for language, whose logits are many."""
-
-
-@dataclass(frozen=True)
-class OnDevice:
-    """Batches read anew for every pass, each moved to the device when its turn comes.
-
-    Args:
-        source: Gives the batches whenever it is iterated over.
-        device: Where they go.
-    """
-
-    source: Loader
-    device: torch.device
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (batch.to(self.device) for batch in self.source)
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,7 @@ class Kept:
     student: Tapped
     teacher: nn.Module
     task: Distillation
-    train: OnDevice
+    train: Everyone
     queries: list[Batch]
     engine: Engine
     digest: str
@@ -112,11 +94,9 @@ def kept(folder: Path, *, allow_python: bool = False) -> Kept:
     engine = engine_for(recipe)
     for part in (student, teacher, distiller.objective):
         part.to(engine.device)
-    size = rows_together(data.spec.input_shape[0], data.spec.classes) if data.spec.kind == "language" else ROWS
-    loader = Loader(parts.data, data.splits.train, batch_size=size, seed=0, labels=data.labels, shuffle=False, drop_last=False)
-    queries = data.queries.to(engine.device).split(-(-len(data.queries) // size))
+    train = Everyone(parts.data, data.splits.train, data.labels, most=ROWS, device=engine.device)
+    queries = data.queries.to(engine.device).split(-(-len(data.queries) // train.size))
     tapped, task = scored(distiller.objective, student, teacher)
-    train = OnDevice(loader, engine.device)
     return Kept(recipe, parts, data, tapped, teacher, task, train, queries, engine, _digest(folder))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from limbeck.core.batch import UNLABELLED, Batch
 from limbeck.core.outputs import Outputs
+from limbeck.data.everyone import LOGITS
 from limbeck.data.loader import whole
 from limbeck.data.source import Source
 from limbeck.evaluation.figures import Figures, evaluate
@@ -15,13 +16,13 @@ from limbeck.evaluation.tokens import TokenAnswers
 from limbeck.functional.divergences import log_softmax, token_mean
 from limbeck.influence.restoring import modes_restored
 
-ROWS, NUMBERS = 1024, 2**22
-"""Samples that a model answers for together at the most, and logits that are held at once for language."""
+ROWS = 1024
+"""Samples that a model answers for together at the most."""
 
 
 def rows_together(length: int, vocabulary: int) -> int:
     """How many samples of language a model answers for at once."""
-    return max(1, min(ROWS, NUMBERS // (length * vocabulary)))
+    return max(1, min(ROWS, LOGITS // (length * vocabulary)))
 
 
 def figures_of(model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Figures:

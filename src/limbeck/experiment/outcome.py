@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from limbeck import __version__
 from limbeck.align.taps import Tapped
-from limbeck.data.loader import Loader
+from limbeck.data.everyone import Everyone
 from limbeck.data.source import Source
 from limbeck.evaluation.cost import latency_ms
 from limbeck.evaluation.flips import flip_auc
 from limbeck.evaluation.verdict import ACCURACY, NLL, Metric, judge
 from limbeck.experiment import folder as files
 from limbeck.experiment.arms import Arm
-from limbeck.experiment.measuring import label_columns, opinion, rows_together
+from limbeck.experiment.measuring import label_columns, opinion
 from limbeck.experiment.ready import Ready, answering, cost_of, gives_logits, is_given
 from limbeck.experiment.recipe import Parts, Recipe
 from limbeck.experiment.seeded import Seeded, doubts_about_queries
@@ -156,13 +156,11 @@ def _samples_of(parts: Parts, main: Arm, one: Done) -> Columns:
 
 def _scores(parts: Parts, main: Arm, one: Done, rows: Tensor) -> Tensor:
     """Phi of the main arm's training samples on its finished student."""
-    spec = one.data.spec
-    size = rows_together(spec.input_shape[0], spec.classes) if spec.kind == "language" else 512
-    loader = Loader(parts.data, rows, batch_size=size, seed=0, labels=one.data.labels, shuffle=False, drop_last=False)
+    train, queries = Everyone(parts.data, rows, one.data.labels, most=512), one.data.queries
     unit = one.students[main.name]
     assert unit.objective is not None
     student, task = scored(unit.objective, unit.model, one.guide(main.name))
-    return score(student, task, loader, [one.data.queries], seed=one.data.seed).phi
+    return score(student, task, train, queries.split(-(-len(queries) // train.size)), seed=one.data.seed).phi
 
 
 def gallery(source: Source, table: Columns) -> dict[str, Any]:
