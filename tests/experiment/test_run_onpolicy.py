@@ -63,11 +63,17 @@ def test_a_run_on_policy_says_how_many_steps_were(tmp_path: Path) -> None:
             "InfluenceWeighting(samples=8)",
             {"reward", "groups_apart"},
         ),
+        (
+            "MiniLLM() + ReverseKL() * 0.1",
+            'OnPolicy(1.0, "both", length=3, context=4)',
+            "InfluenceWeighting(samples=8)",
+            {"written_steps", "query_loss"},
+        ),
     ],
 )
 def test_the_recipes_of_the_papers_run(objective: str, step: str, weighting: str, figures: set[str], tmp_path: Path) -> None:
     """To the end, where the samples of the data are scored by other terms, or by their labels."""
-    run(recipe(tmp_path, objective=objective, step=step, weighting=weighting), tmp_path / "run")
+    run(recipe(tmp_path, objective=objective, step=step, weighting=weighting, epochs=10, compare=[]), tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any(figures <= set(row) for row in rows if row["phase"] == "train")
 

@@ -1,16 +1,21 @@
 """Weights that are stored per sample and scored anew every few epochs."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
-from training_makers import BATCH, ROWS, Records, net, parts, train, weighting
+from training_makers import BATCH, ROWS, Records, net, parts, prepared, train, weighting
 
 from limbeck.core.errors import UsageError
+from limbeck.core.outputs import Views
+from limbeck.core.term import Term
 from limbeck.influence.curvature.identity import Identity
 from limbeck.influence.scores import score
+from limbeck.losses.logits.kd import KD
 from limbeck.teachers.single import Single
 from limbeck.training.callback import Callback
 from limbeck.training.checkpoint import Keeper
@@ -149,6 +154,31 @@ def test_a_refresh_that_says_nothing_is_refused(refresh: object) -> None:
 
 def test_what_a_long_run_takes_by_itself_is_what_it_takes_when_it_is_named() -> None:
     assert pace_of("auto", "who", 30) == pace_of("epochs:2", "who")
+
+
+class OnDrawn(Term):
+    """For what a step has written."""
+
+    drawn = 1.0
+
+    def forward(self, views: Views) -> Tensor:
+        return views.student.logits.square().sum(1)
+
+
+def test_where_terms_are_for_what_a_step_writes_the_data_is_not_scored() -> None:
+    def bound(**asked: Any) -> InfluenceWeighting:
+        made = parts(weights=InfluenceWeighting(Identity(), **asked), objective=OnDrawn() + KD())
+        prepared(made, Student())  # binds the weighting to a run of three epochs
+        setting = made.distiller.weighting.setting
+        weights = InfluenceWeighting(Identity(), **asked)
+        weights.bind(replace(setting, steps=30 * PER_EPOCH))
+        return weights
+
+    weights = bound()
+    assert weights.direction(0) is not None
+    assert weights.schedule(30, written=True).startswith("taken at every step, along a q that is renewed every 20 steps")
+    with pytest.raises(UsageError, match=r"refresh='epochs:2' scores the data's own samples, .* such as refresh=20"):
+        bound(refresh="epochs:2")
 
 
 def test_it_says_what_it_is() -> None:

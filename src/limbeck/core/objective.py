@@ -12,7 +12,7 @@ from limbeck.core.checks import finite, of_kind
 from limbeck.core.errors import ShapeError, UsageError
 from limbeck.core.outputs import Views
 from limbeck.core.shown import said
-from limbeck.core.term import Moment, Need, Scene, Term
+from limbeck.core.term import COLUMNS, Moment, Need, Scene, Term
 
 
 class Objective(nn.Module):
@@ -77,6 +77,11 @@ class Objective(nn.Module):
     def remembers(self) -> bool:
         """Whether any term takes note of every step."""
         return any(term.remembers for _, term in self.parts)
+
+    @property
+    def written(self) -> bool:
+        """Whether any term is for what a step has written, and so says nothing of the data's own samples."""
+        return any(term.drawn is not None or term.needs & COLUMNS for _, term in self.parts)
 
     @property
     def deploys(self) -> bool:

@@ -67,6 +67,10 @@ class Arm:
         mixture = self.mixture()
         return step if mixture is None else Mixing(step, mixture)
 
+    def schedule(self, epochs: int) -> str:
+        """When its weights are taken in a run of that many epochs, in words."""
+        return self.weighting().schedule(epochs, written=self.objective().written)
+
 
 ACTING_ON_WEIGHTS = (Offline, Sequential, Simultaneous, TeacherOnly)
 """Steps that are nothing without influence weights: their rivals take the plain step; other steps are the rivals' too."""

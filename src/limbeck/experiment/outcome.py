@@ -85,7 +85,7 @@ def result(recipe: Recipe, parts: Parts, arms: list[Arm], done: list[Done], tabl
         **_assistants(parts, done),
         "main": main.name,
         "verdict": _verdict(arms, done),
-        "weights": {"schedule": main.weighting().schedule(recipe.epochs), **_weights(done, main, table)},
+        "weights": {"schedule": main.schedule(recipe.epochs), **_weights(done, main, table)},
         "events": events,
         "warnings": _warnings(recipe, parts, done, main, events),
     }

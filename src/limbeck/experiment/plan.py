@@ -74,7 +74,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"student    {parts.student!r}: {parameters(student):,} parameters, {flops(Tapped(student), batch):,} FLOPs a sample",
         f"objective  {distiller.objective!r}",
         f"weighting  {recipe.weighting}, balancer {recipe.balancer}, step {recipe.step}, mixture {recipe.mixture or 'none'}",
-        *(f"weights    {words}" for words in [arms[-1].weighting().schedule(recipe.epochs)] if words),
+        *(f"weights    {words}" for words in [arms[-1].schedule(recipe.epochs)] if words),
         f"arms       {'; '.join(arm.title for arm in arms)}",
         f"steps      {_count(recipe.seeds, 'seed')} x ({times})",
         f"memory     {f'about {memory / 2**20:.0f}' if memory > 2**20 else 'less than 1'} MB a step beside the data",

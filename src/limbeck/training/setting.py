@@ -51,4 +51,5 @@ def setting_of(training: Training, loader: Loader, seed: int, clean: Tensor | No
         seed=seed,
         classes=loader.source.outputs,
         clean=clean,
+        written=distiller.objective.written,
     )

@@ -63,9 +63,9 @@ class Shuffled(Weighting):
         """The inner weighting's."""
         return self.inner.direction(number)
 
-    def schedule(self, epochs: float) -> str:
+    def schedule(self, epochs: float, *, written: bool = False) -> str:
         """The inner weighting's."""
-        return self.inner.schedule(epochs)
+        return self.inner.schedule(epochs, written=written)
 
     def figures(self) -> dict[str, float]:
         """The inner weighting's."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.core.batch import Batch
 from limbeck.core.checks import not_negative, positive, whole
-from limbeck.core.errors import DataError, RunError
+from limbeck.core.errors import DataError, RunError, UsageError
 from limbeck.core.shown import shown
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Later, Problem, Solver
@@ -46,7 +46,8 @@ class InfluenceWeighting(Weighting):
         clamp: Bound of |gain z|, > 0.
         refresh: Steps between two renewals of q, >= 1; or "epochs:5": all training samples are scored in evaluation mode after
             the first epoch and then every 5 epochs, and the weights stored, so that a step costs what a plain one costs. "auto"
-            is 20 in a run of less than ten epochs, else "epochs:2", or a fifteenth of a run of 45 epochs and more.
+            is 20 in a run of less than ten epochs, else "epochs:2", or a fifteenth of a run of 45 epochs and more; and 20 where
+            terms are for what a step has written.
         start: Epochs before the weights begin, >= 0; stored ones begin after the first at the earliest.
         samples: Training samples that curvature is estimated from, >= 1; EKFAC() reads fewer after the first time.
         way: How a step gets its inner products: "captured", "carried", "separate", "reverse", or "auto" for the cheapest exact
@@ -104,6 +105,7 @@ class InfluenceWeighting(Weighting):
 
         Raises:
             DataError: The query set is missing or empty.
+            UsageError: All samples are to be scored, and the loss is for what a step has written.
         """
         super().bind(setting)
         if setting.queries is None or not len(setting.queries):
@@ -113,7 +115,12 @@ class InfluenceWeighting(Weighting):
         self._q, self._renewed, self._looked, self._scores = None, 0, None, None
         self._q_ahead, self._renewed_ahead = None, 0
         epochs = setting.steps / setting.per_epoch
-        self.pace = pace_of(self.refresh, "InfluenceWeighting: refresh", epochs)
+        self.pace = self._pace(epochs, setting.written)
+        if self.pace.epochs is not None and setting.written:
+            raise UsageError(
+                f"InfluenceWeighting: refresh={self.refresh!r} scores the data's own samples, but the objective has terms for what "
+                'a step has written; take a number of steps, such as refresh=20, or "auto".'
+            )
         self._figures, self._shares, self._table = {}, [], Table(self.pace.epochs or 1, self.start)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
         missed = self._begin(self.pace) >= epochs
@@ -144,6 +151,10 @@ class InfluenceWeighting(Weighting):
             if self._q is None or number - self._renewed >= self.pace.steps:
                 self._renew(number)
         return self._q
+
+    def _pace(self, epochs: float, written: bool) -> Pace:
+        """When weights are taken in a run of that many epochs; `written` as in `Setting`."""
+        return pace_of(self.refresh, "InfluenceWeighting: refresh", 0.0 if written else epochs)
 
     def _begin(self, pace: Pace) -> int:
         """Epochs before the weights begin."""
@@ -287,9 +298,9 @@ class InfluenceWeighting(Weighting):
             self._shares.append(float(effective_sample_size(weights)) / len(weights))
         return phi, self.setting.own(weights, len(phi))
 
-    def schedule(self, epochs: float) -> str:
+    def schedule(self, epochs: float, *, written: bool = False) -> str:
         """When weights are taken, and by what scale."""
-        pace = pace_of(self.refresh, "InfluenceWeighting: refresh", epochs)
+        pace = self._pace(epochs, written)
         begin = self._begin(pace)
         if begin >= epochs:
             return f"not taken: they would begin after {begin} epochs, and the run has {epochs:g}"

@@ -35,6 +35,7 @@ class Setting:
         seed: The run's seed.
         classes: Number of classes, >= 2.
         clean: bool by sample identity, true where the given label is right; None where nobody knows.
+        written: Whether the training loss is for what a step has written, and cannot be taken of the samples as they are.
     """
 
     student: nn.Module
@@ -49,6 +50,7 @@ class Setting:
     seed: int = 0
     classes: int = 2
     clean: Tensor | None = None
+    written: bool = False
 
     def own(self, values: Tensor, count: int) -> Tensor:
         """This process's part of gathered values."""
@@ -120,8 +122,13 @@ class Weighting(ABC):
         """The scores behind the weights given last, [B]; None where weights are not made of scores."""
         return None
 
-    def schedule(self, epochs: float) -> str:
-        """When weights are taken in a run of that many epochs, for plan and report; empty where there is nothing to say."""
+    def schedule(self, epochs: float, *, written: bool = False) -> str:
+        """When weights are taken in a run, for plan and report; empty where there is nothing to say.
+
+        Args:
+            epochs: Length of the run.
+            written: As in `Setting`.
+        """
         return ""
 
     def figures(self) -> dict[str, float]:
