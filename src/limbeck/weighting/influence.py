@@ -118,8 +118,8 @@ class InfluenceWeighting(Weighting):
         self.pace = self._pace(epochs, setting.written)
         if self.pace.epochs is not None and setting.written:
             raise UsageError(
-                f"InfluenceWeighting: refresh={self.refresh!r} scores the data's own samples, but the objective has terms for what "
-                'a step has written; take a number of steps, such as refresh=20, or "auto".'
+                f"InfluenceWeighting: refresh={self.refresh!r} scores the data's own samples, but terms are for what a "
+                'step has written; take a number of steps, such as refresh=20, or "auto".'
             )
         self._figures, self._shares, self._table = {}, [], Table(self.pace.epochs or 1, self.start)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
