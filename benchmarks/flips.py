@@ -14,6 +14,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -34,21 +35,11 @@ from limbeck.experiment.seeded import Seeded, seeded
 from limbeck.experiment.unit import Worker, scored
 from limbeck.influence.curvature.solver import Solver
 from limbeck.influence.scores import score
-from limbeck.influence.task import Distillation, Forward, label_loss
+from limbeck.influence.task import Distillation, label_loss
 from limbeck.weighting.influence import InfluenceWeighting
 
 PIECE = 256
 """Rows that go through the student together."""
-
-
-class Margin(Distillation):
-    """Influence on how far the logit of the right class lies behind the others taken together, log((1 - p) / p)."""
-
-    def query_loss(self, student: Forward, batch: Batch) -> Tensor:
-        """One value per sample, [B]."""
-        assert batch.targets is not None
-        logits, right = self.answer(student(batch), batch), batch.targets.unsqueeze(1)
-        return logits.scatter(1, right, -torch.inf).logsumexp(1) - logits.gather(1, right).squeeze(1)
 
 
 def solver_of(recipe: Recipe, text: str) -> Solver:
@@ -81,7 +72,7 @@ def figures(
     found = {"accuracy": 100 * float(right.float().mean()), "NLL": float(held.mean()), "slope": float(slope)}
     found["own loss"] = flip_auc(losses, flipped) or 0.0
     for measure, (text, solver) in product(measures, solvers.items()):
-        asked = Margin(task.objective, task.teacher) if measure == "margin" else task
+        asked = replace(task, query="margin") if measure == "margin" else task
         phi = score(net, asked, _pieces(rows), _pieces(queries), solver, seed=data.seed).phi
         name = text if measure == "loss" else f"{text}, {measure}"
         found[name] = flip_auc(phi, flipped) or 0.0

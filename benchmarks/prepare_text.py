@@ -1,6 +1,6 @@
 """Cuts a part of a text data set, so that two cores are enough: a table, or the start of a text; or makes a table of sums.
 
-python benchmarks/prepare_text.py ../shared/data sst2 --rows 12000 --out runs/data/sst2.parquet
+python benchmarks/prepare_text.py ../shared/data sst2 --rows 43000 --out runs/data/sst2.parquet
 python benchmarks/prepare_text.py ../shared/data shakespeare --characters 150000 --out runs/data/shakespeare.txt
 python benchmarks/prepare_text.py ../shared/data reviews --rows 300 --skew 2 --out runs/data/reviews.parquet
 python benchmarks/prepare_text.py ../shared/data preferences --out runs/data/preferences.parquet

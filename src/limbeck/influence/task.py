@@ -10,7 +10,8 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UsageError
 from limbeck.core.objective import Objective
 from limbeck.core.outputs import Outputs, Views
-from limbeck.functional.divergences import cross_entropy, token_mean
+from limbeck.functional.divergences import cross_entropy, full_precision, token_mean
+from limbeck.functional.target_split import others, own
 from limbeck.influence.restoring import modes_restored, statistics_untouched
 
 Forward = Callable[[Batch], Outputs]
@@ -64,6 +65,21 @@ def label_loss_of(logits: Tensor, batch: Batch) -> Tensor:
     return token_mean(cross_entropy(logits, batch.targets), batch.label_mask)
 
 
+def margin_of(logits: Tensor, batch: Batch) -> Tensor:
+    """log((1 - p) / p) with p the probability of the label, [B], in nats; the mean over counted tokens for token tasks.
+
+    Its slope in the logits does not vanish where p is near 1, nor does it turn where a model is too sure of itself: whoever pulls
+    towards the right class lowers it.
+
+    Raises:
+        UsageError: The batch has no labels.
+    """
+    if batch.targets is None:
+        raise UsageError("influence: the margin needs labels, but the batch has none; give a labelled query set.")
+    known = batch.targets.clamp(min=0)  # a token without a label is masked below
+    return token_mean(others(full_precision(logits), known).logsumexp(-1) - own(full_precision(logits), known), batch.label_mask)
+
+
 class Supervised:
     """Cross-entropy on both sides: a model trained on labels alone."""
 
@@ -91,7 +107,7 @@ class Distillation:
 
     objective: Objective
     teacher: Forward | None
-    query: Literal["ce", "student"] = "ce"
+    query: Literal["ce", "student", "margin"] = "ce"
 
     @property
     def coupled(self) -> bool:
@@ -108,7 +124,8 @@ class Distillation:
         """The loss whose mean over the query set is to fall, [B]."""
         if self.query == "student":
             return self.training_loss(student, batch)
-        return label_loss_of(self.answer(student(batch), batch), batch)
+        logits = self.answer(student(batch), batch)
+        return margin_of(logits, batch) if self.query == "margin" else label_loss_of(logits, batch)
 
     def answer(self, outputs: Outputs, batch: Batch) -> Tensor:
         """The logits of the net that is kept, which some terms add a head to."""
