@@ -156,6 +156,13 @@ def test_what_a_long_run_takes_by_itself_is_what_it_takes_when_it_is_named() -> 
     assert pace_of("auto", "who", 30) == pace_of("epochs:2", "who")
 
 
+@pytest.mark.parametrize("batch, accumulate, size", [(12, 1, 48), (2, 1, 16), (12, 4, 24)])
+def test_samples_are_scored_in_pieces_that_go_by_what_a_step_takes_at_a_time(batch: int, accumulate: int, size: int) -> None:
+    made = parts(weights=InfluenceWeighting(Identity()), batch=batch)
+    prepared(made, Student(), accumulate=accumulate)
+    assert max(map(len, made.distiller.weighting.setting.everyone())) == size
+
+
 class OnDrawn(Term):
     """For what a step has written."""
 

@@ -12,6 +12,9 @@ from limbeck.teachers.remembered import Remembered
 from limbeck.training.training import Training
 from limbeck.weighting.weighting import Setting
 
+FOLD = 8
+"""Samples that are scored together, in samples that a step takes at a time: a pass without a graph keeps little of each."""
+
 
 def setting_of(training: Training, loader: Loader, seed: int, clean: Tensor | None, *, teacher_moves: bool) -> Setting:
     """What the weighting is told of the run.
@@ -32,9 +35,8 @@ def setting_of(training: Training, loader: Loader, seed: int, clean: Tensor | No
         return read(loader.rows[torch.randperm(len(loader.rows), generator=generator)[:count]])
 
     least = max(loader.batch_size // (training.accumulate * engine.processes), 1)  # as many as a step takes at a time
-    everyone = Everyone(
-        loader.source, loader.rows, loader.labels, most=ROWS, least=least, device=engine.device, workers=loader.workers
-    )
+    most, device = min(ROWS, FOLD * least), engine.device
+    everyone = Everyone(loader.source, loader.rows, loader.labels, most=most, least=least, device=device, workers=loader.workers)
     remembered = None
     if distiller.teacher is not None and not teacher_moves:
         remembered = Remembered(distiller.teacher, torch.split(loader.rows, everyone.size), read)
