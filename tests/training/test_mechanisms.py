@@ -17,7 +17,7 @@ from limbeck.training.steps.student import Student
 from limbeck.training.steps.teacher_only import TeacherOnly
 from limbeck.training.teacher_update import TeacherRule, lookahead, teacher_backward
 from limbeck.training.training import Training, Update
-from limbeck.training.weighted import peek_at, weighted_backward
+from limbeck.training.weighted import look_at, peek_at, weighted_backward
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.uniform import Uniform
 
@@ -217,7 +217,7 @@ def test_the_lookahead_is_a_plain_step_and_keeps_nothing() -> None:
     _, pieces = weighted_backward(training, batch)
     before, random = state_of(one), torch.get_rng_state()
     ahead = lookahead(training)
-    losses = peek_at(training, pieces, ahead)
+    losses, _ = look_at(training, pieces, ahead)
     assert same(state_of(one), before)
     assert torch.equal(torch.get_rng_state(), random)
     assert training.optimizer.state_dict()["state"] == {}

@@ -160,9 +160,9 @@ def _check_weights(weights: Tensor, count: int, who: str, number: int) -> None:
         )
 
 
-def peek_at(training: Training, parts: list[Part], parameters: Vector | None = None) -> Tensor:
+def peek_at(training: Training, parts: list[Part]) -> Tensor:
     """Every sample's loss, [B], without a graph; see `look_at`."""
-    return look_at(training, parts, parameters)[0]
+    return look_at(training, parts)[0]
 
 
 def look_at(training: Training, parts: list[Part], parameters: Vector | None = None) -> tuple[Tensor, list[Outputs]]:

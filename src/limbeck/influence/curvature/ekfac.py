@@ -7,16 +7,16 @@ from typing import final
 import torch
 from torch import Tensor
 
-from limbeck.core.checks import fraction, positive, whole
+from limbeck.core.checks import fraction, whole
 from limbeck.core.shown import shown
-from limbeck.influence.curvature.capture import Captured, Covered, Fisher, blocks, capture, check_fisher
+from limbeck.influence.curvature.capture import Captured, Covered, Fisher, capture, check_fisher
+from limbeck.influence.curvature.eigenbasis import Eigenbasis
 from limbeck.influence.curvature.kronecker import Factors, Kronecker, corrected, factors
-from limbeck.influence.curvature.solver import Gradients, Problem, Solver
-from limbeck.influence.vectors import Vector
+from limbeck.influence.curvature.solver import Problem
 
 
 @final
-class EKFAC(Solver):
+class EKFAC(Eigenbasis):
     """q = U_S [(U_S' V U_A) / (Lambda + lambda)] U_A', Lambda the second moments of the gradient in the Kronecker eigenbasis.
 
     In training, factors and moments run along: the first estimate takes all samples that there are, a renewal a few, which
@@ -48,13 +48,12 @@ class EKFAC(Solver):
         keep: float = 0.9,
         fisher: Fisher = "true",
     ) -> None:
-        self.damping = positive(damping, "EKFAC: damping")
+        super().__init__(damping, "EKFAC")
         self.statistics = whole(statistics, "EKFAC: statistics")
         self.basis = whole(basis, "EKFAC: basis")
         self.samples = whole(samples, "EKFAC: samples")
         self.keep = fraction(keep, "EKFAC: keep")
         self.fisher: Fisher = check_fisher(fisher, "EKFAC")
-        self._found: Kronecker | None = None
         self._running: Factors | None = None
         self._updated, self._turned = 0, 0
 
@@ -80,27 +79,6 @@ class EKFAC(Solver):
 
     def _capture(self, problem: Problem) -> Iterator[tuple[dict[str, Covered], Captured]]:
         return capture(problem, self.fisher)
-
-    def solve(self, v: Vector, problem: Problem) -> Vector:
-        """The damped inverse applied to v."""
-        if self._found is None:
-            self.update(problem)
-        assert self._found is not None
-        return self._found.solve(v, blocks(problem.model), self.damping)
-
-    def solve_many(self, rows: Vector, problem: Problem) -> Vector:
-        """The damped inverse applied to each."""
-        if self._found is None:
-            self.update(problem)
-        assert self._found is not None
-        return self._found.solve_many(rows, blocks(problem.model), self.damping)
-
-    def energies(self, gradients: Gradients, problem: Problem) -> Tensor:
-        """Every sample's g' (F + damping)^-1 g, as squares in the eigenbasis."""
-        if self._found is None:
-            self.update(problem)
-        assert self._found is not None
-        return self._found.energies(gradients, blocks(problem.model), self.damping)
 
     def state(self) -> dict[str, Tensor]:
         """Eigenbasis, moments, the factors that run along, and when they were taken."""

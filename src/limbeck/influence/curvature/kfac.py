@@ -6,16 +6,16 @@ from typing import final
 import torch
 from torch import Tensor
 
-from limbeck.core.checks import positive, whole
+from limbeck.core.checks import whole
 from limbeck.core.shown import shown
-from limbeck.influence.curvature.capture import blocks, capture
+from limbeck.influence.curvature.capture import capture
+from limbeck.influence.curvature.eigenbasis import Eigenbasis
 from limbeck.influence.curvature.kronecker import Kronecker, estimate
-from limbeck.influence.curvature.solver import Gradients, Problem, Solver
-from limbeck.influence.vectors import Vector
+from limbeck.influence.curvature.solver import Problem
 
 
 @final
-class KFAC(Solver):
+class KFAC(Eigenbasis):
     """q = (A (x) S + lambda I)^-1 v, layer by layer.
 
     Args:
@@ -30,9 +30,8 @@ class KFAC(Solver):
     """
 
     def __init__(self, damping: float = 0.1, *, refresh: int = 200) -> None:
-        self.damping = positive(damping, "KFAC: damping")
+        super().__init__(damping, "KFAC")
         self.refresh = whole(refresh, "KFAC: refresh")
-        self._found: Kronecker | None = None
         self._updated = 0
 
     def wants(self, step: int, most: int) -> int:
@@ -42,27 +41,6 @@ class KFAC(Solver):
     def update(self, problem: Problem, step: int | None = None) -> None:
         """Renew factors and eigenbasis."""
         self._found, self._updated = estimate(capture(problem)), step or 0
-
-    def solve(self, v: Vector, problem: Problem) -> Vector:
-        """The damped inverse applied to v."""
-        if self._found is None:
-            self.update(problem)
-        assert self._found is not None
-        return self._found.solve(v, blocks(problem.model), self.damping)
-
-    def solve_many(self, rows: Vector, problem: Problem) -> Vector:
-        """The damped inverse applied to each."""
-        if self._found is None:
-            self.update(problem)
-        assert self._found is not None
-        return self._found.solve_many(rows, blocks(problem.model), self.damping)
-
-    def energies(self, gradients: Gradients, problem: Problem) -> Tensor:
-        """Every sample's g' (F + damping)^-1 g, as squares in the eigenbasis."""
-        if self._found is None:
-            self.update(problem)
-        assert self._found is not None
-        return self._found.energies(gradients, blocks(problem.model), self.damping)
 
     def state(self) -> dict[str, Tensor]:
         """Eigenbasis, eigenvalues and when they were taken."""
