@@ -1,7 +1,7 @@
 """Steps on rollouts: which texts they train on, what they refuse, and that a resumed run goes on with the same ones."""
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from limbeck.core.term import Term
 from limbeck.data.loader import Loader, whole
 from limbeck.data.seeding import generator_for
 from limbeck.data.tokens import Bytes
-from limbeck.llm.adaptivereplay import AdaptiveReplay, Threshold, validation_loss
+from limbeck.llm.adaptivereplay import AdaptiveReplay, Threshold
 from limbeck.llm.completions import STREAM, Completions
 from limbeck.llm.onpolicy import OnPolicy
 from limbeck.llm.rollouts import generate
@@ -27,6 +27,7 @@ from limbeck.losses.logits.reversekl import ReverseKL
 from limbeck.losses.logits.sampledkl import SampledKL
 from limbeck.losses.logits.tokenselect import TokenSelect
 from limbeck.losses.logits.trrd import TRRD
+from limbeck.training.averages.average import validation_loss
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.student import Student
 from limbeck.training.training import Update
@@ -154,8 +155,9 @@ def adaptive() -> AdaptiveReplay:
 
 @pytest.fixture
 def rising(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A validation loss that rises by 1 at every step."""
-    monkeypatch.setattr("limbeck.llm.adaptivereplay.validation_loss", lambda training: float(training.number))
+    """A validation loss that rises by 1 at every look."""
+    looks = count()
+    monkeypatch.setattr("limbeck.llm.adaptivereplay.validation_loss", lambda distiller, batch: float(next(looks)))
 
 
 def test_the_validation_loss_is_the_label_loss_on_queries() -> None:
@@ -164,7 +166,7 @@ def test_the_validation_loss_is_the_label_loss_on_queries() -> None:
     assert queries is not None
     assert queries.targets is not None
     assert queries.mask is not None
-    found = validation_loss(training)
+    found = validation_loss(training.distiller, queries)
     assert student.training
     with torch.no_grad():
         log_p = student.eval()(queries.inputs).log_softmax(-1)

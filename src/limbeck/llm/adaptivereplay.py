@@ -11,8 +11,8 @@ from limbeck.core.errors import UsageError
 from limbeck.core.shown import shown
 from limbeck.data.loader import Loader
 from limbeck.data.seeding import generator_for
-from limbeck.influence.restoring import evaluating
 from limbeck.llm.completions import STREAM, Completions, chance
+from limbeck.training.averages.average import validation_loss
 from limbeck.training.training import Record, Training
 from limbeck.training.weighted import weighted_backward
 
@@ -125,7 +125,9 @@ class AdaptiveReplay:
         assert self.loader is not None
         self.completions.check_columns(batch)
         if training.number % (self.every or len(self.loader)) == 0:
-            self.threshold.see(validation_loss(training))
+            assert training.queries is not None
+            with training.engine.autocast():
+                self.threshold.see(validation_loss(training.distiller, training.queries))
         full = self.store is not None and len(self.store) >= self.capacity
         past = training.number / training.steps
         choice = self.threshold.choose(chance(self.loader, training.number), past, full=full)
@@ -167,12 +169,3 @@ class AdaptiveReplay:
 
     def __repr__(self) -> str:
         return shown(self, "capacity", **vars(self.completions))
-
-
-@torch.no_grad()
-def validation_loss(training: Training) -> float:
-    """The mean label loss on the query set, in evaluation mode."""
-    assert training.queries is not None
-    student = training.distiller.student
-    with evaluating(student), training.engine.autocast():
-        return float(training.distiller.task().query_loss(student, training.queries).double().mean())

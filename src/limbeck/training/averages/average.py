@@ -13,7 +13,7 @@ from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Views
 from limbeck.data.loader import Loader
 from limbeck.distiller import Distiller
-from limbeck.influence.restoring import modes_restored
+from limbeck.influence.restoring import evaluating, modes_restored
 from limbeck.training.callback import Callback
 from limbeck.training.training import Training
 
@@ -59,8 +59,8 @@ def looked_at(training: Training, validation: Batch | None, who: str) -> Batch:
 
 
 def validation_loss(distiller: Distiller, batch: Batch) -> float:
-    """The mean label loss of the net that would be kept."""
-    with modes_restored(distiller.student, training=False), torch.no_grad():
+    """The mean label loss of the net that would be kept, in evaluation mode."""
+    with evaluating(distiller.student), torch.no_grad():
         return float(distiller.task().query_loss(distiller.student, batch).double().mean())
 
 
