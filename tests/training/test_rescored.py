@@ -20,12 +20,15 @@ from limbeck.teachers.single import Single
 from limbeck.training.callback import Callback
 from limbeck.training.checkpoint import Keeper
 from limbeck.training.steps.mean_teacher import MeanTeacher
+from limbeck.training.steps.offline import Offline
 from limbeck.training.steps.student import Student
 from limbeck.training.training import Record, Training, Update
-from limbeck.weighting.controls import Random, Shuffled
+from limbeck.transforms.mixup import MixUp
+from limbeck.weighting.controls import Oracle, Random, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
 from limbeck.weighting.rescored import Table, pace_of
 from limbeck.weighting.squash import mean_one, normalise, squash
+from limbeck.weighting.stored import Stored
 from limbeck.weighting.uniform import Uniform
 from limbeck.weighting.weighting import Step, Weighting
 
@@ -161,6 +164,37 @@ def test_samples_are_scored_in_pieces_that_go_by_what_a_step_takes_at_a_time(bat
     made = parts(weights=InfluenceWeighting(Identity()), batch=batch)
     prepared(made, Student(), accumulate=accumulate)
     assert max(map(len, made.distiller.weighting.setting.everyone())) == size
+
+
+@pytest.mark.parametrize("kind", ["influence", "stored", "oracle", "offline"])
+def test_weights_by_identity_of_samples_mixed_in_pairs_are_those_of_both_by_their_shares(kind: str) -> None:
+    table = torch.rand(ROWS, generator=torch.Generator().manual_seed(0)) + 0.5
+    made, step = parts(), Offline(Identity())
+    made.loader.transform = MixUp()
+    batch = next(iter(made.loader))
+    share, partner = batch.meta["mixed_share"], batch.meta["mixed_with"]
+    prepared(made, Student())
+    setting = made.distiller.weighting.setting
+    seen = Step(PER_EPOCH, batch, lambda: torch.zeros(BATCH), lambda q: torch.zeros(BATCH))
+    if kind == "influence":
+        influence = InfluenceWeighting(Identity(), refresh="epochs:9")
+        influence.bind(setting)
+        index = torch.arange(ROWS)
+        stored = {f"table/{name}": table for name in ("weights", "scores", "scaled")}
+        influence.load_state({**influence.state(), **stored, "table/taken": index[1]})
+        found = influence(seen)
+    elif kind == "offline":
+        training, _ = prepared(made, Student())
+        step.weights, step.scores = Stored(torch.arange(ROWS), table), table
+        found = step(training, batch).weights
+    elif kind == "stored":
+        found = Stored(torch.arange(ROWS), table)(seen)
+    else:
+        table, oracle = (made.clean[:ROWS]).float(), Oracle()
+        oracle.bind(setting)
+        found = oracle(seen)
+    wanted = share * table[batch.index] + (1 - share) * table[partner]
+    assert_close(found, mean_one(wanted) if kind == "oracle" else wanted)
 
 
 class OnDrawn(Term):

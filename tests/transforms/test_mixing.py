@@ -151,10 +151,10 @@ def test_mixtures_travel_through_cuts_and_joins() -> None:
     assert all(torch.equal(one, other) for one, other in zip(parts(again), parts(made), strict=True))
 
 
-def test_without_labels_only_inputs_are_mixed() -> None:
+def test_without_labels_inputs_are_mixed_and_it_is_told_with_whom() -> None:
     made = MixUp()(Batch(normal(6, 2), None, torch.arange(6)), generator())
     assert made.mixture is None
-    assert not made.meta
+    assert set(made.meta) == {"mixed_share", "mixed_with"}
 
 
 def test_training_with_mixed_samples_lowers_the_loss() -> None:

@@ -11,7 +11,9 @@ from limbeck.core.errors import ShapeError
 UNLABELLED = -1
 """What stands in the place of the label of a sample that has none."""
 MIXTURE = ("mixed_first", "mixed_second", "mixed_share")
-"""The columns of a batch whose samples were mixed in pairs."""
+"""The columns of a batch whose samples were mixed in pairs: both labels, and the share of the first."""
+PARTNER = "mixed_with"
+"""The column of the second's identity; the sample's own is the first's."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,14 @@ class Batch:
         """
         found = [self.meta[name] for name in MIXTURE if name in self.meta]
         return (found[0], found[1], found[2]) if len(found) == len(MIXTURE) else None
+
+    def looked_up(self, table: Tensor) -> Tensor:
+        """Each sample's number in a table by identity, [N] -> [B]; of two that were mixed, both numbers by their shares."""
+        own = table[self.index]
+        if PARTNER not in self.meta:
+            return own
+        share = self.meta[MIXTURE[2]].to(own)
+        return share * own + (1 - share) * table[self.meta[PARTNER]]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every part changed."""

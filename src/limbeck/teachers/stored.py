@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from limbeck.core.batch import Batch
+from limbeck.core.batch import PARTNER, Batch
 from limbeck.core.errors import UsageError
 from limbeck.core.outputs import Outputs
 from limbeck.core.topk import TopK
@@ -53,7 +53,7 @@ class Stored(Teacher):
             UsageError: A sample is not stored, or is not what it was.
             RunError: A shard is damaged.
         """
-        if batch.mixture is not None:
+        if batch.mixture is not None or PARTNER in batch.meta:
             raise UsageError("Stored: these samples were mixed in pairs, but no answer to a mixture is stored; leave it out.")
         columns = self._rows(batch.index)
         if not self.ignore_transform or not batch.inputs.is_floating_point():  # other tokens are another text

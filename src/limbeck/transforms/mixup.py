@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.core.batch import MIXTURE, Batch
+from limbeck.core.batch import MIXTURE, PARTNER, Batch
 from limbeck.core.checks import fraction, positive
 from limbeck.core.errors import ShapeError
 
@@ -24,11 +24,12 @@ def mixup(inputs: Tensor, partners: Tensor, share: Tensor) -> Tensor:
 def labelled(batch: Batch, inputs: Tensor, partners: Tensor, share: Tensor) -> Batch:
     """The batch with mixed inputs and, in the place of its labels, both labels of each sample and the share of the first.
 
-    A sample keeps the identity of the first of its pair: weights and scores are those of the mixture under that name.
+    A sample keeps the identity of the first of its pair: weights and scores of a step are those of the mixture under that name,
+    and stored ones those of both by their shares.
     """
-    if batch.targets is None:
-        return replace(batch, inputs=inputs)
-    columns = dict(zip(MIXTURE, (batch.targets, batch.targets[partners], share), strict=True))
+    columns = {MIXTURE[2]: share, PARTNER: batch.index[partners]}
+    if batch.targets is not None:
+        columns |= dict(zip(MIXTURE[:2], (batch.targets, batch.targets[partners]), strict=True))
     return replace(batch, inputs=inputs, targets=None, meta={**batch.meta, **columns})
 
 

@@ -121,7 +121,7 @@ class Oracle(Weighting):
         if self.setting.clean is None:
             raise UsageError("Oracle: needs the true labels, but the data has none; leave 'oracle' out of compare.")
         index = step.batch.index
-        kept = self.setting.gather(self.setting.clean.to(index.device)[index].float())
+        kept = self.setting.gather(step.batch.looked_up(self.setting.clean.to(index.device).float()))
         return self.setting.own(mean_one(kept) if bool(kept.any()) else kept, len(index))
 
     def __repr__(self) -> str:

@@ -171,8 +171,8 @@ class InfluenceWeighting(Weighting):
         if self.guard.tripped or self._table.weights is None or self._table.scores is None:
             self._scores = None
             return step.ones
-        self._scores = self._table.scores[step.batch.index]
-        return self._table.weights[step.batch.index]
+        self._scores = step.batch.looked_up(self._table.scores)
+        return step.batch.looked_up(self._table.weights)
 
     def _rescore(self, number: int) -> None:
         """Score every training sample on the present student, and note its weight.

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from limbeck.core.batch import PARTNER
 from limbeck.core.errors import DataError
 from limbeck.weighting.weighting import Step, Weighting
 
@@ -43,10 +44,10 @@ class Stored(Weighting):
 
     def __call__(self, step: Step) -> Tensor:
         """The stored weights, [B]."""
-        index = step.batch.index
-        known = index < len(self.table)
-        found = self.table.to(index.device)[index.clamp(max=len(self.table) - 1)]
-        return torch.where(known, found, torch.ones_like(found))
+        batch = step.batch
+        largest = max(int(rows.max()) for rows in (batch.index, batch.meta.get(PARTNER, batch.index)))
+        unknown = self.table.new_ones(max(0, largest + 1 - len(self.table)))
+        return batch.looked_up(torch.cat([self.table, unknown]).to(batch.index.device))
 
     def state(self) -> dict[str, Tensor]:
         """The table."""

@@ -101,10 +101,10 @@ class Offline:
         """One update of the student with the stored weights."""
         assert self.weights is not None
         assert self.scores is not None
-        weights = self.weights.table.to(batch.index.device)[batch.index]
+        weights = batch.looked_up(self.weights.table.to(batch.index.device))
         record, _ = weighted_backward(training, batch, weights)
         training.apply()
-        return replace(record, scores=self.scores[batch.index.cpu()])
+        return replace(record, scores=batch.looked_up(self.scores.to(batch.index.device)))
 
     def state(self) -> dict[str, object]:
         """The weights and scores."""
