@@ -5,7 +5,7 @@ Over 300 lines, since what all solvers share is tested on all of them in one pla
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import pytest
@@ -31,6 +31,7 @@ from limbeck.influence.curvature.products import Curvature, curvature_product, c
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.curvature.together import Together
 from limbeck.influence.gradients import Way, inner_products, mean_gradient
+from limbeck.influence.prepared import Reread
 from limbeck.influence.task import Distillation
 from limbeck.influence.vectors import Vector, dot, flatten, trainable, unflatten
 from limbeck.losses.labels.ce import CE
@@ -384,3 +385,19 @@ def test_ekfac_renews_moments_more_often_than_the_basis() -> None:
 def test_arguments_are_checked(make: Callable[[], Solver]) -> None:
     with pytest.raises(UsageError, match="must "):
         make()
+
+
+def test_samples_that_are_drawn_again_and_again_are_read_once() -> None:
+    batches = BY_NAME["mlp"].batch().split(2)
+
+    class Counted:
+        passes = 0
+
+        def __iter__(self) -> Iterator[Batch]:
+            Counted.passes += 1
+            return iter(batches)
+
+    problem = Problem(BY_NAME["mlp"].make(), TASK, Reread(Counted()), generator())
+    drawn = [problem.drawn(3).batches[0].index.tolist() for _ in range(4)]
+    assert Counted.passes == 1
+    assert len({tuple(rows) for rows in drawn}) > 1

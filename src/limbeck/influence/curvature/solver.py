@@ -37,9 +37,14 @@ class Problem:
 
     def drawn(self, count: int) -> "Problem":
         """The same problem on samples drawn from its batches, without replacement."""
-        everyone = Batch.concat(self.batches)
+        everyone = self._everyone
         rows = torch.randperm(len(everyone), generator=self.generator)[:count]
         return replace(self, batches=[everyone.take(rows.to(everyone.index.device))])
+
+    @cached_property
+    def _everyone(self) -> Batch:
+        """All samples, for who draws again and again."""
+        return Batch.concat([*iter(self.batches)])  # of the iterator, which is not asked for its length: that is a pass too
 
 
 def first_samples(batches: Sequence[Batch], count: int) -> Batch:
