@@ -66,5 +66,5 @@ def row_moments(calls: list[tuple[Tensor, Tensor]], outputs: Tensor, rows: int) 
         places = [(torch.arange(samples, device=ids.device).unsqueeze(1) * rows + ids).flatten() for ids, _ in same]
         keys, where = torch.unique(torch.cat(places), return_inverse=True)
         own = outputs.new_zeros(len(keys), outputs.shape[1]).index_add(0, where, torch.cat([d for _, d in same]))
-        total = total.index_add(0, keys % rows, (own @ outputs[0]).square())
+        total.index_add_(0, keys % rows, (own @ outputs[0]).square())  # in place: a table may be large
     return total.T.unsqueeze(0)
