@@ -127,6 +127,7 @@ CASES: dict[str, Case] = {
     "influence, in parts": (lambda: parts(weights=ekfac()), Student, {"accumulate": 3}),
     "uniform, in parts": (lambda: parts(weights=Uniform()), Student, {"accumulate": 3}),
     "mixture": (by_domain, lambda: Mixing(Student(), DDK(every=2)), {}),
+    "stored": (lambda: parts(weights=InfluenceWeighting(EKFAC(), refresh="epochs:1", samples=24)), Student, {}),
     "random": (lambda: parts(weights=random_weights()), Student, {}),
     "own loss": (lambda: parts(weights=OwnLoss()), Student, {}),
     "oracle": (lambda: parts(weights=Oracle()), Student, {}),
