@@ -26,7 +26,7 @@ from limbeck.training.training import Record, Training, Update
 from limbeck.transforms.mixup import MixUp
 from limbeck.weighting.controls import Oracle, Random, Shuffled
 from limbeck.weighting.influence import InfluenceWeighting
-from limbeck.weighting.rescored import Table, pace_of
+from limbeck.weighting.rescored import EACH_STEP, FIRST_ROUND, LATER_ROUND, Table, pace_of
 from limbeck.weighting.squash import mean_one, normalise, squash
 from limbeck.weighting.stored import Stored
 from limbeck.weighting.uniform import Uniform
@@ -271,3 +271,11 @@ def test_what_two_epochs_leave_of_a_round_does_not_depend_on_how_often_there_is_
     assert torch.equal(table.mean(index, torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
     table.keep(index, torch.tensor([1.0, 2.0]), torch.zeros(2), torch.ones(2), epoch=1)
     assert_close(table.mean(index, torch.tensor([0.0, 2.0])), torch.tensor([1 - share, 2.0]), atol=1e-5, rtol=0.0)
+
+
+def test_what_weights_take_is_told_in_plain_runs() -> None:
+    assert InfluenceWeighting(refresh=20).extra(4) == InfluenceWeighting(refresh=20, start=2).extra(4) * 2 == EACH_STEP
+    rounds = InfluenceWeighting(refresh="epochs:2").extra(6)  # after epochs 1, 3 and 5
+    assert rounds == pytest.approx((FIRST_ROUND + 2 * LATER_ROUND) / 6)
+    assert Shuffled(InfluenceWeighting(refresh="epochs:2")).extra(6) == rounds
+    assert InfluenceWeighting(refresh="epochs:2").extra(1) == Random().extra(6) == 0

@@ -71,6 +71,10 @@ class Arm:
         """When its weights are taken in a run of that many epochs, in words."""
         return self.weighting().schedule(epochs, written=self.objective().written)
 
+    def extra(self, epochs: int) -> float:
+        """What its weights take beyond the plain steps of such a run, in parts of those; rough."""
+        return self.weighting().extra(epochs, written=self.objective().written)
+
 
 ACTING_ON_WEIGHTS = (Offline, Sequential, Simultaneous, TeacherOnly)
 """Steps that are nothing without influence weights: their rivals take the plain step; other steps are the rivals' too."""

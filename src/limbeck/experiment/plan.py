@@ -21,9 +21,6 @@ from limbeck.experiment.seeded import Seeded, doubts_about_queries
 from limbeck.experiment.unit import Worker
 from limbeck.training.advice import advice
 
-INFLUENCE_SHARE = 1.0
-"""What a weighted step takes beyond a plain one, in plain steps: a rough figure, see benchmarks/step.py."""
-
 MANY = 1_000_000
 """Tokens that are written for figures: fewer need no word."""
 
@@ -57,9 +54,10 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
     step_s, activations = _measure(distiller, batch)
     teacher_steps, student_steps = worker.steps(data, teacher=True) * len(worker.teachers), worker.steps(data)
     students = {arm.name: worker.generations(arm) for arm in arms}
-    weighted = sum(students[arm.name] for arm in arms if arm.weighting().needs_queries)
+    asked = any(arm.weighting().needs_queries for arm in arms)
+    weighted = sum(students[arm.name] * arm.extra(recipe.epochs) for arm in arms)
     count = sum(students.values()) + len(parts.assistants)
-    seconds = recipe.seeds * step_s * (teacher_steps + student_steps * (count + INFLUENCE_SHARE * weighted))
+    seconds = recipe.seeds * step_s * (teacher_steps + student_steps * (count + weighted))
     sizes = [4 * parameters(teacher), 4 * parameters(student)]
     memory = sizes[0] + 5 * sizes[1] + activations  # student: weights, gradient, momentum, q and a lookahead or factors
     times = f"{teacher_steps} for the teacher + {count} x {student_steps} for the students"
@@ -80,7 +78,7 @@ def plan(recipe: Recipe, parts: Parts, arms: list[Arm], data: Seeded) -> Plan:
         f"memory     {f'about {memory / 2**20:.0f}' if memory > 2**20 else 'less than 1'} MB a step beside the data",
         f"time       about {_spoken(seconds)} ({1000 * step_s:.1f} ms a plain step here and now)",
         *(f"note       {sentence}" for sentence in advice(distiller, batch, teacher_moves=True)),
-        *(f"note       {doubt}" for doubt in (*parts.data.doubts, *(doubts_about_queries(parts.data, data) if weighted else ()))),
+        *(f"note       {doubt}" for doubt in (*parts.data.doubts, *(doubts_about_queries(parts.data, data) if asked else ()))),
         *_about_completions(recipe, data, recipe.seeds * worker.units(arms)),
     )
     return Plan(lines, seconds, memory)

@@ -67,6 +67,10 @@ class Shuffled(Weighting):
         """The inner weighting's."""
         return self.inner.schedule(epochs, written=written)
 
+    def extra(self, epochs: float, *, written: bool = False) -> float:
+        """The inner weighting's."""
+        return self.inner.extra(epochs, written=written)
+
     def figures(self) -> dict[str, float]:
         """The inner weighting's."""
         return self.inner.figures()

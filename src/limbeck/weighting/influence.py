@@ -306,6 +306,11 @@ class InfluenceWeighting(Weighting):
             return f"not taken: they would begin after {begin} epochs, and the run has {epochs:g}"
         return f"{pace.told(begin)}; scores are scaled by {self._scale(pace)}"
 
+    def extra(self, epochs: float, *, written: bool = False) -> float:
+        """What scores take, in parts of the plain steps of the run."""
+        pace = self._pace(epochs, written)
+        return pace.extra(self._begin(pace), epochs)
+
     def last_scores(self) -> Tensor | None:
         """Phi of the samples weighed last, [B]; None once weighting was stopped."""
         return self._scores

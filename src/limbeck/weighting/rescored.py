@@ -1,5 +1,6 @@
 """Influence weights that are stored per sample and scored anew every few epochs: a step then costs what a plain one costs."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ LONG, ROUNDS = 10, 15
 least two epochs apart."""
 STEPS = 20
 """Steps between two renewals of q where none are named."""
+EACH_STEP, FIRST_ROUND, LATER_ROUND = 0.5, 1.1, 0.6
+"""What a step's weights take in plain steps, and a round of scores in epochs of plain steps; the middle of what
+`benchmarks/step.py` finds. Later rounds have the teacher's answers."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,14 @@ class Pace:
             return f"taken at every step{late}, along a q that is renewed every {_several(self.steps, 'step')}"
         first = "the first epoch" if begin == 1 else f"{begin} epochs"
         return f"stored: all training samples are scored after {first} and then every {_several(self.epochs, 'epoch')}"
+
+    def extra(self, begin: int, epochs: float) -> float:
+        """What it takes beyond the plain steps of a run of `epochs`, in parts of those; weights begin after `begin` epochs."""
+        left = max(epochs - begin, 0.0)
+        if self.epochs is None:
+            return EACH_STEP * left / epochs
+        rounds = math.ceil(left / self.epochs)
+        return (FIRST_ROUND + LATER_ROUND * (rounds - 1)) / epochs if rounds else 0.0
 
 
 def _several(count: int, what: str) -> str:

@@ -131,6 +131,15 @@ class Weighting(ABC):
         """
         return ""
 
+    def extra(self, epochs: float, *, written: bool = False) -> float:
+        """What the weights take beyond the plain steps of a run, in parts of those; rough, for the plan's time.
+
+        Args:
+            epochs: Length of the run.
+            written: As in `Setting`.
+        """
+        return 0.0
+
     def figures(self) -> dict[str, float]:
         """What to log of the last step beside the weights, such as the query loss."""
         return {}
