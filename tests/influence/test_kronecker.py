@@ -13,12 +13,14 @@ from torch.testing import assert_close
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
 from limbeck.core.errors import RunError
-from limbeck.influence.curvature import kronecker
-from limbeck.influence.curvature.capture import blocks, capture
+from limbeck.influence.curvature import basis as bases
+from limbeck.influence.curvature.basis import Basis
+from limbeck.influence.curvature.capture import capture
+from limbeck.influence.curvature.covered import blocks
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.exact import Exact
 from limbeck.influence.curvature.kfac import KFAC
-from limbeck.influence.curvature.kronecker import Basis, Kronecker, corrected, estimate, factors
+from limbeck.influence.curvature.kronecker import Kronecker, corrected, estimate, factors
 from limbeck.influence.curvature.products import dense
 from limbeck.influence.curvature.solver import Problem, Solver
 from limbeck.influence.gradients import per_sample_gradients_slow
@@ -383,13 +385,13 @@ def test_what_single_precision_does_not_decompose_is_decomposed_in_double(monkey
         return values, vectors
 
     monkeypatch.setattr(torch.linalg, "eigh", eigh)
-    monkeypatch.setattr(kronecker, "EXACT_EIGEN", 1)
+    monkeypatch.setattr(bases, "EXACT_EIGEN", 1)
     rows = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    values, vectors = kronecker.eigen(rows.mT @ rows)
+    values, vectors = bases.eigen(rows.mT @ rows)
     assert values.dtype == vectors.dtype == torch.float32
     assert_close(vectors @ torch.diag_embed(values) @ vectors.mT, rows.mT @ rows)
 
 
 def test_moments_that_are_no_numbers_are_told_of() -> None:
     with pytest.raises(RunError, match="second moments are NaN or infinite"):
-        kronecker.eigen(torch.full((1, 2, 2), torch.nan))
+        bases.eigen(torch.full((1, 2, 2), torch.nan))

@@ -7,7 +7,8 @@ from torch.testing import assert_close
 
 from limbeck.align.taps import Tapped
 from limbeck.core.batch import Batch
-from limbeck.influence.curvature.capture import blocks, capture
+from limbeck.influence.curvature.capture import capture
+from limbeck.influence.curvature.covered import blocks
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.kfac import KFAC
 from limbeck.influence.curvature.kronecker import Kronecker, corrected, estimate
@@ -117,6 +118,7 @@ def test_rows_that_nobody_looks_up_change_nothing(monkeypatch: pytest.MonkeyPatc
     assert_close(each[0], each[1], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_places_that_all_samples_look_up_at_once_are_right_in_the_mean() -> None:
     """[1, L] ids give one gradient for all samples; over draws its square has the mean of the samples' own squares."""
     model = net(nn.Embedding(ROWS, WIDTH), positions=True)

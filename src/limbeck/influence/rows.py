@@ -15,7 +15,7 @@ from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.captured import FIRST, Call, Capture, gain_and_shift
-from limbeck.influence.curvature.capture import Block, by_sample
+from limbeck.influence.curvature.covered import Block, by_sample
 from limbeck.influence.gradients import Loss
 from limbeck.influence.vectors import Vector
 

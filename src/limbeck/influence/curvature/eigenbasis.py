@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from limbeck.core.checks import positive
-from limbeck.influence.curvature.capture import blocks
+from limbeck.influence.curvature.covered import blocks
 from limbeck.influence.curvature.kronecker import Kronecker
 from limbeck.influence.curvature.solver import Gradients, Problem, Solver
 from limbeck.influence.vectors import Vector

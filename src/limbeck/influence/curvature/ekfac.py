@@ -9,7 +9,8 @@ from torch import Tensor
 
 from limbeck.core.checks import fraction, whole
 from limbeck.core.shown import shown
-from limbeck.influence.curvature.capture import Captured, Covered, Fisher, capture, check_fisher
+from limbeck.influence.curvature.capture import Captured, Fisher, capture, check_fisher
+from limbeck.influence.curvature.covered import Covered
 from limbeck.influence.curvature.eigenbasis import Eigenbasis
 from limbeck.influence.curvature.kronecker import Factors, Kronecker, corrected, factors
 from limbeck.influence.curvature.solver import Problem
