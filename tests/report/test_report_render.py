@@ -224,6 +224,16 @@ def test_works_with_one_seed(tmp_path):
     assert "nan" not in page.shown.lower().split()
 
 
+def test_equal_differences_have_no_interval_and_are_not_of_one_seed(tmp_path):
+    folder = write(tmp_path / "run", seeds=2, epochs=1)
+    verdict = json.loads((folder / "result.json").read_text())["verdict"]
+    verdict["comparisons"] = [{**one, "low": None, "high": None} for one in verdict["comparisons"]]
+    edit(folder, {"verdict": verdict})
+    shown = take_apart(render(folder)).shown
+    assert "the same on all 2 seeds, no interval" in shown
+    assert "one seed, no interval" not in shown
+
+
 def test_works_with_nothing_but_the_result(run):
     for path in run.iterdir():
         if path.name != "result.json":

@@ -157,7 +157,7 @@ def _key_numbers(run: Run) -> list[KeyNumber]:
             gain = gains[arm]
             unit = "nats a token" if judged.metric == "nll" else "points"
             what = f"{unit} against {result.title(arm)}"
-            numbers.append(KeyNumber(what, judged.gain(gain.effect), _spread(judged.ends(gain))))
+            numbers.append(KeyNumber(what, judged.gain(gain.effect), _spread(judged.ends(gain), len(result.seeds))))
     numbers += [found for found in (_size(result.models),) if found]
     auc = mean(result.weights.flipped_auc) if result.weights else None
     if auc is not None:
@@ -169,20 +169,24 @@ def _key_numbers(run: Run) -> list[KeyNumber]:
 
 def _main_figure(run: Run) -> KeyNumber:
     """What the method reaches on the test split: accuracy, or for language perplexity."""
-    result = run.result
+    result, seeds = run.result, len(run.result.seeds)
     found = result.arms[result.main].per_seed
     if is_language(run):
         reached = interval(found.perplexity)
         ends = "" if reached is None or reached.low is None else f"{number(reached.low, 2)} to {number(reached.high, 2)}"
-        return KeyNumber(f"test perplexity, {result.title(result.main)}", number(mean(found.perplexity), 2), _spread(ends))
+        return KeyNumber(f"test perplexity, {result.title(result.main)}", number(mean(found.perplexity), 2), _spread(ends, seeds))
     main = interval(found.accuracy)
     return KeyNumber(
-        f"test accuracy, {result.title(result.main)}", percent(main.mean if main else None), _spread(percent_range(main))
+        f"test accuracy, {result.title(result.main)}",
+        percent(main.mean if main else None),
+        _spread(percent_range(main), seeds),
     )
 
 
-def _spread(text: str) -> str:
-    return f"{text} (95{THIN}%)" if text else "one seed, no interval"
+def _spread(text: str, seeds: int) -> str:
+    if text:
+        return f"{text} (95{THIN}%)"
+    return "one seed, no interval" if seeds == 1 else f"the same on all {seeds} seeds, no interval"
 
 
 def _size(models: Mapping[str, Model]) -> KeyNumber | None:
