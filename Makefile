@@ -30,7 +30,8 @@ test: $(READY) ## Run the fast tests (about 2 minutes)
 	$(PYTEST)
 
 test-all: $(READY) ## Run every test: slow ones and those that open a browser too
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -m "not gpu and not (slow and dist)"
+	$(PYTEST) -m "slow and dist"  # they fork, which torch refuses after some of the others
 
 lint: $(READY) ## Check the style
 	$(BIN)/ruff check .

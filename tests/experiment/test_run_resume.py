@@ -76,6 +76,7 @@ def kill_often(recipe: Recipe, folder: Path, kills: int) -> None:
 
 
 forks = [
+    pytest.mark.dist,
     pytest.mark.skipif(torch.cuda.is_available(), reason="forks"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.usefixtures("loaded"),
