@@ -108,7 +108,7 @@ def training_of(name: str, weighting: InfluenceWeighting | Uniform, count: int) 
             distiller.task(),
             queries,
             lambda n, _: batch_of(spec, min(n, 512)),
-            lambda: [batch_of(spec, 256)],
+            [batch_of(spec, 256)],
             classes=spec.classes,
         )
     )

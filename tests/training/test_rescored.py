@@ -46,7 +46,7 @@ class Scored(Callback):
 
     def after_epoch(self, training: Training) -> None:
         distiller = training.distiller
-        train_batches = distiller.weighting.setting.everyone()
+        train_batches = distiller.weighting.setting.everyone
         self.found.append(score(distiller.student, distiller.task(), train_batches, [self.queries], Identity()).phi)
 
 
@@ -163,7 +163,7 @@ def test_what_a_long_run_takes_by_itself_is_what_it_takes_when_it_is_named() -> 
 def test_samples_are_scored_in_pieces_that_go_by_what_a_step_takes_at_a_time(batch: int, accumulate: int, size: int) -> None:
     made = parts(weights=InfluenceWeighting(Identity()), batch=batch)
     prepared(made, Student(), accumulate=accumulate)
-    assert max(map(len, made.distiller.weighting.setting.everyone())) == size
+    assert max(map(len, made.distiller.weighting.setting.everyone)) == size
 
 
 @pytest.mark.parametrize("kind", ["influence", "stored", "oracle", "offline"])

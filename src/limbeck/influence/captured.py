@@ -24,7 +24,7 @@ Leaf = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Embedding | nn.LayerNorm | nn.Grou
 
 PIECE, DEVICE_PIECE = 2**23, 2**26
 """Numbers captured of samples that go through a model together in a scoring pass, on the processor and on another device: more of
-them are quicker (`benchmarks/step.py`: twice as many took 7 to 28 % less of a pass) and take more memory."""
+them are quicker, and take more memory."""
 FIRST = 64
 """Samples that go together before it is known how many numbers are captured of each."""
 

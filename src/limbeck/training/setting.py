@@ -45,7 +45,7 @@ def setting_of(training: Training, loader: Loader, seed: int, clean: Tensor | No
         task=distiller.task(remembered),
         queries=training.queries,
         draw=draw,
-        everyone=lambda: everyone,
+        everyone=everyone,
         per_epoch=len(loader),
         steps=training.steps,
         gather=engine.gather,

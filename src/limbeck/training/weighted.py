@@ -289,7 +289,7 @@ def captured_backward(training: Training, part: Part, q: Vector, amounts: Tensor
     weights = weigh(training, [part], lambda: losses, known=(q, products))
     if bool((weights == 1).all()):  # the plain step to the last bit: the kernels of captured layers may round otherwise
         capture.calls.clear()
-        with random_state(part.rng):
+        with random_state(part.rng), statistics_untouched(distiller.student):  # buffers have moved already
             record, parts = weighted_backward(training, part.batch, weights, parts=[part])
         return record, parts[0]
     counting = _times(weights, amounts)

@@ -187,7 +187,7 @@ class InfluenceWeighting(Weighting):
         with self._apart(number):
             with evaluating(self.setting.student):
                 queries = self._cut_still(self._queries(number))
-            found = score(self.setting.student, self.setting.task, everyone(), queries, self.solver, seed=seed, curvature=drawn)
+            found = score(self.setting.student, self.setting.task, everyone, queries, self.solver, seed=seed, curvature=drawn)
         scale = self._scale(self.pace)
         scaled = self._table.mean(found.index, normalise(self._finite(found.phi, number), scale))
         z = normalise(scaled, scale)

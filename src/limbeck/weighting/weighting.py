@@ -42,7 +42,7 @@ class Setting:
     task: Task
     queries: Batch | None
     draw: Callable[[int, torch.Generator], Batch]
-    everyone: Callable[[], Iterable[Batch]] = tuple
+    everyone: Iterable[Batch] = ()
     per_epoch: int = 1
     steps: int = 1
     gather: Callable[[Tensor], Tensor] = itself

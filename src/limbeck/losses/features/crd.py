@@ -116,9 +116,8 @@ class CRD(FeatureTerm):
         found = []
         for own, bank, log_z in zip(embedded, (self.teacher_bank, self.student_bank), self.log_z, strict=True):
             positive_score = (own * bank[index]).sum(1) / self.T
-            found.append(
-                nce(positive_score, self.against(own, bank[drawn]), chosen, log_c + log_z)
-            )  # c times Z in place of x by Z
+            # Z multiplies c: the same as dividing every x by it.
+            found.append(nce(positive_score, self.against(own, bank[drawn]), chosen, log_c + log_z))
         return found[0] + found[1]
 
     def draw(self, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,7 +86,7 @@ class Offline:
             training.apply()
             training.number += 1
         setting = setting_of(training, loader, 0, None, teacher_moves=False)
-        found = score(student, setting.task, setting.everyone(), [training.queries], self.solver)
+        found = score(student, setting.task, setting.everyone, [training.queries], self.solver)
         index, phi = found.index.cpu(), found.phi.cpu()
         self.weights = Stored(index, mean_one(squash(normalise(phi, self.normalise), self.gain, self.clamp)))
         self.scores = torch.zeros(int(index.max()) + 1, dtype=phi.dtype)
