@@ -56,5 +56,17 @@ def test_only_what_does_not_meet_is_cut(middle: Callable[[], nn.Module], monkeyp
     assert torch.equal(torch.get_rng_state(), random)
 
 
+def test_under_batch_statistics_pieces_are_as_large_as_a_training_batch() -> None:
+    net = model(nn.BatchNorm1d(8))
+    queries = Batch(normal(200, 6), labels(200, classes=3), torch.arange(200))
+    cut = Pieces(net, LOSS)(queries)
+    assert [part.index.tolist() for part in cut] == [list(range(start, 200, 3)) for start in range(3)]
+    (found, loss), alone = mean_gradient(net, LOSS, cut), [mean_gradient(net, LOSS, [part]) for part in cut]
+    assert loss == pytest.approx(sum(own * len(part) for (_, own), part in zip(alone, cut, strict=True)) / 200, rel=1e-12)
+    for name, part in found.items():
+        assert_close(part, sum(own[name] * len(one) for (own, _), one in zip(alone, cut, strict=True)) / 200)
+    assert len(Pieces(net.eval(), LOSS)(queries)) == 1
+
+
 def test_a_small_model_is_asked_in_one_go() -> None:
     assert len(Pieces(model(), LOSS)(batch())) == 1

@@ -1,4 +1,4 @@
-"""Long passes in pieces that a processor's cache holds, where the samples of a batch do not meet in the model."""
+"""Long passes in pieces that take little memory: what a processor's cache holds, or what batch normalisation sees in a step."""
 
 from contextlib import ExitStack
 from typing import final
@@ -12,8 +12,11 @@ from limbeck.core.batch import Batch
 from limbeck.influence.gradients import Loss
 from limbeck.influence.restoring import modes_restored, random_state, statistics_untouched
 
-NUMBERS = 2**23
-"""About how many numbers the modules of a model give for the samples of a piece: more are written to memory and read again."""
+NUMBERS, DEVICE_NUMBERS = 2**23, 2**27
+"""About how many numbers the modules of a model give for the samples of a piece, on the processor (more are written to memory and
+read again) and on another device."""
+MEETING = 64
+"""Samples that share their statistics where batch normalisation mixes them: about as many as in a batch of a training step."""
 TRIAL = 16
 """Samples that are tried whole and in two halves."""
 TOLERANCE = 1e-3
@@ -24,8 +27,9 @@ TOLERANCE = 1e-3
 class Pieces:
     """Cuts batches whose mean gradient is asked for; whether that may be, and how finely, is found out at the first batch.
 
-    Batches stay whole on other devices than a processor, under batch normalisation in train mode, and wherever a sample's loss
-    depends on which others go through the model with it.
+    Batches stay whole wherever a sample's loss depends on which others go through the model with it, but for batch normalisation
+    in train mode: there a piece has `MEETING` samples to twice as many, spread evenly over the batch, and its own statistics, as
+    a training step has (decision 0019).
 
     Args:
         model: Called with a batch, answers with `Outputs`, in the mode of the passes to come.
@@ -35,19 +39,24 @@ class Pieces:
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self.model, self.loss = model, loss
         self.rows: int | None = None
+        self.mixing = False
 
     def __call__(self, batch: Batch) -> list[Batch]:
         """The batch in pieces of about one size."""
         if self.rows is None:
             self.rows = self._found(batch.take(slice(0, TRIAL)))
+        if self.mixing:
+            count = max(1, len(batch) // MEETING)
+            rows = torch.arange(len(batch), device=batch.index.device)
+            return [batch.take(rows[number::count]) for number in range(count)] if count > 1 else [batch]
         return batch.split(-(-len(batch) // self.rows)) if self.rows and len(batch) > self.rows else [batch]
 
     def _found(self, few: Batch) -> int:
         """Samples of a piece; 0 where batches stay whole."""
         modules = list(self.model.modules())
         norms = [module for module in modules if isinstance(module, _BatchNorm)]
-        mixing = any(norm.training or norm.running_mean is None for norm in norms)
-        if few.index.device.type != "cpu" or mixing or len(few) < 2:
+        self.mixing = any(norm.training or norm.running_mean is None for norm in norms)
+        if self.mixing or len(few) < 2:
             return 0
         sizes: list[int] = []
 
@@ -70,4 +79,5 @@ class Pieces:
                     handle.remove()
         if not torch.allclose(halves, whole, rtol=0, atol=TOLERANCE * float(whole.abs().max())):
             return 0
-        return max(1, NUMBERS * len(few) // max(1, sum(sizes)))
+        numbers = NUMBERS if few.index.device.type == "cpu" else DEVICE_NUMBERS
+        return max(1, numbers * len(few) // max(1, sum(sizes)))

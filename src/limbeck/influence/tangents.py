@@ -4,7 +4,8 @@
 Every operation of the model is run once, as always, and recorded for the backward pass as always; beside it, without a graph,
 goes the tangent of its result. Costly operations have rules here that use fused kernels; all others are done by torch's own
 forward derivatives, one operation at a time. Exact for any model that `gradients.inner_products` takes forwards, train-mode
-batch normalisation included, with less time and memory than dual numbers all along.
+batch normalisation included, with less time and memory than dual numbers all along: a tangent goes when the model lets go of its
+tensor. Over 300 lines: the rules of all operations stand side by side.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from torch.autograd import forward_ad as fwAD
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from limbeck.core.errors import UnsupportedModelError
+from limbeck.core.errors import RunError, UnsupportedModelError
 from limbeck.core.outputs import Outputs
 from limbeck.influence.captured import looked_up
 from limbeck.influence.gradients import carry, forward_rules, plain_attention, tangent_of
@@ -43,9 +44,21 @@ class Tangents(TorchFunctionMode):
         super().__init__()
         forward_rules()
         self.known = WeakTensorKeyDictionary()
+        self._saved = torch.autograd.graph.saved_tensors_hooks(_alias, _unchanged)
         for name, part in trainable(model).items():
             if name in q:
                 self.known[part] = q[name].to(part.dtype)
+
+    def __enter__(self) -> "Tangents":
+        """Begin; the graph keeps aliases of what it saves, so that a tangent goes when the model lets go of its tensor."""
+        self._saved.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End."""
+        super().__exit__(*error)
+        self._saved.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def of(self, value: Tensor) -> Tensor:
         """The tangent of a tensor, in its shape."""
@@ -76,6 +89,10 @@ class Tangents(TorchFunctionMode):
             raise UnsupportedModelError(f"influence: the model changes a tensor in place ({name}); no tangent can follow it.")
         if func in PLAIN:
             return func(*args, **named)
+        if func in JOINT:
+            result, tangent = JOINT[func](self._of, *args, **named)
+            self._keep(result, tangent)
+            return result
         rule = RULES.get(func)
         rng = torch.get_rng_state() if rule is None else None  # what is run twice draws the same dropout mask twice
         result = func(*args, **named)
@@ -106,6 +123,23 @@ class Tangents(TorchFunctionMode):
     def _dual(self, part: Tensor) -> Tensor:
         own = self._of(part)
         return part.detach() if own is None else carry(part.detach(), own)
+
+
+def _alias(saved: Tensor) -> tuple[Tensor, int]:
+    """What the graph keeps of a tensor in place of the tensor itself, and how often it had been changed."""
+    return saved.detach(), saved._version
+
+
+def _unchanged(kept: tuple[Tensor, int]) -> Tensor:
+    """What was kept.
+
+    Raises:
+        RunError: It was changed in place since.
+    """
+    alias, version = kept
+    if alias._version != version:
+        raise RunError("training: a tensor that the backward pass needs was changed in place; let the model work on a copy.")
+    return alias
 
 
 def _tensors(parts: Any) -> Iterator[Tensor]:
@@ -141,42 +175,47 @@ def _affine(layer: Callable[..., Tensor]) -> Rule:
              **named: Any) -> Tensor | None:  # fmt: skip
         b = named.pop("bias", b)
         tx, tw, tb = of(x), of(w), None if b is None else of(b)
-        if tx is not None and tw is not None and layer is F.conv2d and "groups" not in named and (len(more) < 4 or more[3] == 1):
-            return layer(torch.cat([tx, x], 1), torch.cat([w, tw], 1), tb, *more, **named)  # one convolution for both
         from_input = None if tx is None else layer(tx, w, None, *more, **named)
         if tw is None:
             moved = None if tb is None else tb.view(-1, *[1] * (result.dim() - 2 if layer is not F.linear else 0))
             return _total(from_input, None if moved is None else moved.expand_as(result))
-        return _total(from_input, layer(x, tw, tb, *more, **named))
+        own = layer(x, tw, tb, *more, **named)
+        return own if from_input is None else from_input.add_(own)
 
     return rule
 
 
-def _batch_norm(of: Of, result: Tensor, x: Tensor, mean: Tensor | None, var: Tensor | None,
+def _batch_norm(of: Of, x: Tensor, mean: Tensor | None, var: Tensor | None,
                 weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False, momentum: float = 0.1,
-                eps: float = 1e-5) -> Tensor | None:  # fmt: skip
-    """The Jacobian of the normalisation is symmetric, so that its fused backward kernel is its tangent kernel."""
-    tx, tw, tb = of(x), None if weight is None else of(weight), None if bias is None else of(bias)
-    axes = [0, *range(2, x.dim())]
-    if training or mean is None or var is None:
-        if x.device.type == "cpu":  # several times faster there than var_mean
-            _, mean, scale = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
-        else:
-            spread, mean = torch.var_mean(x, axes, correction=0)
-            scale = (spread + eps).rsqrt()
-        moved = None
-        if tx is not None:
-            mask = [True, False, False]
-            moved = torch.ops.aten.native_batch_norm_backward(tx, x, weight, None, None, mean, scale, True, eps, mask)[0]
+                eps: float = 1e-5) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Tangent gain scale tx + slope xhat + level, with one slope and one level a channel.
+
+    slope = tgain - gain scale mean(tx xhat), level = tshift - gain scale mean(tx); the means are those of the batch where its
+    statistics normalise, and 0 where running ones do.
+    """
+    running = None if training or mean is None or var is None else (var, mean)
+    at_once = running is None and x.device.type == "cpu"
+    if at_once:  # what `F.batch_norm` calls there; it gives the batch's statistics too, which cost a pass of their own
+        result, centre, scale = torch.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
     else:
-        scale = (var + eps).rsqrt()
-        gain = scale if weight is None else scale * weight
-        moved = None if tx is None else tx * _along(gain, x)
-    if tw is not None:
-        gain = scale * tw
-        shift = _along(-mean * gain if tb is None else tb - mean * gain, x)
-        return torch.addcmul(shift, x, _along(gain, x)) if moved is None else moved.addcmul_(x, _along(gain, x)).add_(shift)
-    return _total(moved, None if tb is None else _along(tb, x).expand_as(x))
+        result = F.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+    tx, tw, tb = of(x), None if weight is None else of(weight), None if bias is None else of(bias)
+    if tx is None and tw is None and tb is None:
+        return result, None
+    with torch.no_grad():
+        if not at_once:
+            spread, centre = torch.var_mean(x, [0, *range(2, x.dim())], correction=0) if running is None else running
+            scale = (spread + eps).rsqrt()
+        gain = torch.ones_like(scale) if weight is None else weight
+        slope, level = (torch.zeros_like(scale) if part is None else part for part in (tw, tb))
+        if running is None and tx is not None:  # the sums of tx xhat and of tx, by the kernel that makes them for gain and shift
+            only_sums = [False, True, True]
+            sums = torch.ops.aten.native_batch_norm_backward(tx, x, weight, None, None, centre, scale, True, eps, only_sums)[1:]
+            along, total = (part * (x.shape[1] / x.numel()) for part in sums)
+            slope, level = slope - gain * scale * along, level - gain * scale * total
+        own = torch.addcmul(_along(level - centre * scale * slope, x), x, _along(scale * slope, x))
+        tangent = own if tx is None else own.addcmul_(tx, _along(gain * scale, x))
+        return result, tangent.to(result.dtype)
 
 
 def _along(values: Tensor, x: Tensor) -> Tensor:
@@ -232,7 +271,6 @@ RULES: Mapping[Any, Rule] = {
     F.linear: _affine(F.linear),
     F.conv1d: _affine(F.conv1d),
     F.conv2d: _affine(F.conv2d),
-    F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
     F.relu: _relu,
     torch.relu: _relu,
@@ -254,6 +292,9 @@ RULES: Mapping[Any, Rule] = {
     Tensor.softmax: _softmax,
 }
 """Operations that cost, with rules that use fused kernels."""
+
+JOINT: Mapping[Any, Callable[..., tuple[Tensor, Tensor | None]]] = {F.batch_norm: _batch_norm}
+"""Operations whose tangent needs what the operation finds on its way: value and tangent from one rule."""
 
 LINEAR = frozenset(
     {
