@@ -37,23 +37,32 @@ NET = gpt()
 """Made once: the server's threads must not seed one another's."""
 
 
-def spoken(request: dict[str, Any]) -> dict[str, Any]:
-    """What a server with the tests' GPT behind it writes: one prompt a request, drawn by its seed."""
+OTHER_END = 6
+"""A second token that ends a text by the served model's own files."""
+
+
+def spoken(request: dict[str, Any], context: int = 32) -> dict[str, Any]:
+    """What vLLM 0.32 writes with the tests' GPT behind it: one prompt a request, drawn by its seed.
+
+    What a request leaves open comes from the model's generation_config.json: here the most probable token alone is written, and
+    a second token ends texts. The ending token is given; where the context is full, the text ends without a word.
+    """
     prompt = torch.tensor([request["prompt"]])
     draws = None if "seed" not in request else [torch.Generator().manual_seed(request["seed"])]
-    ending = None if request.get("ignore_eos") else request["stop_token_ids"][0]
     wrote = generate(
         NET,
         prompt,
         torch.tensor([prompt.shape[1]]),
-        length=request["max_tokens"],
+        length=min(request["max_tokens"], context - prompt.shape[1]),
         generators=draws,
-        temperature=request["temperature"],
+        temperature=request["temperature"] if request.get("top_k", 1) == 0 else 0.0,
         top_p=request["top_p"],
-        eos=ending,
     )
-    names = [f"token_id:{token}" for token in wrote.ids[wrote.mask].tolist()]
-    return {"choices": [{"index": 0, "logprobs": {"tokens": names, "token_logprobs": wrote.log_probs[wrote.mask].tolist()}}]}
+    tokens, log_probs = wrote.ids[wrote.mask].tolist(), wrote.log_probs[wrote.mask].tolist()
+    endings = [*request.get("stop_token_ids", []), *([] if request.get("ignore_eos") else [EOS, OTHER_END])]
+    end = next((place for place, token in enumerate(tokens, 1) if token in endings), None)
+    found = {"tokens": [f"token_id:{token}" for token in tokens[:end]], "token_logprobs": log_probs[:end]}
+    return {"choices": [{"index": 0, "text": "", "logprobs": found, "finish_reason": "stop" if end else "length"}]}
 
 
 def write(model: Any, **changes: Any) -> Rollout:
@@ -80,6 +89,28 @@ def test_a_row_is_drawn_by_its_own_seed_whatever_stands_beside_it() -> None:
     assert torch.equal(together.ids, again.ids)
     width = alone.ids.shape[1]
     assert torch.equal(alone.ids[0], together.ids[1, :width])
+
+
+@pytest.mark.parametrize("eos", [EOS, None])
+def test_what_the_model_files_say_of_writing_does_not_count(eos: int | None) -> None:
+    with serving(lambda request: (200, spoken(request))) as (url, got):
+        found = write(impatient(url), eos=eos, length=28)
+    draws = [[torch.Generator().manual_seed(request["seed"])] for request in sorted(got, key=lambda one: -len(one["prompt"]))]
+    for row, (draw, place) in enumerate(zip(draws, (0, 2, 1), strict=True)):
+        wanted = generate(NET, PROMPTS[place : place + 1], KNOWN[place : place + 1], length=28, generators=draw, eos=eos)
+        assert found.ids[place][found.mask[place]].tolist() == wanted.ids[wanted.mask].tolist(), row
+    assert OTHER_END in found.ids[:, :-1]
+    plain = {"top_k": 0, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0, "ignore_eos": True}
+    assert all(plain.items() <= request.items() for request in got)
+
+
+def test_a_context_that_is_too_short_is_told_of() -> None:
+    with serving(lambda request: (200, spoken(request, context=8))) as (url, _), pytest.raises(RunError) as told:
+        write(impatient(url), eos=None)
+    assert str(told.value) == (
+        "Served: the server stopped after 5 of 9 tokens, the prompt has 3; serve the model with a longer context "
+        "(vLLM: --max-model-len)."
+    )
 
 
 def test_the_teacher_behind_a_server_is_who_writes() -> None:

@@ -25,7 +25,7 @@ ROWS = torch.tensor([3, 0, 6, 1, 7])
 
 
 def spoken(request: dict[str, Any], name: Callable[[int], str] = "token_id:{}".format) -> dict[str, Any]:
-    """What a server with the tests' reader behind it says: as vLLM does, also of the token that it was given."""
+    """What vLLM 0.32 says with the tests' reader behind it: the token that it was given comes first, also beyond the top k."""
     choices = []
     for number, prompt in enumerate(request["prompt"]):
         (log_p,) = reader()(Batch(torch.tensor([prompt]), None, torch.zeros(1).long())).logits.log_softmax(-1)
@@ -90,11 +90,25 @@ def test_it_asks_again_when_the_server_stumbles() -> None:
     assert len(got) == 3
 
 
+def refused(why: str) -> dict[str, Any]:
+    """How vLLM says no."""
+    return {"error": {"message": why, "type": "BadRequestError", "param": None, "code": 400}}
+
+
 @pytest.mark.parametrize(
     ("reply", "words", "times"),
     [
         ((500, b"out of memory"), r"did not answer for 'm' \(status 500, out of memory\)", 3),
-        ((404, b"no such\nmodel"), r"\(status 404, no such model\)", 1),
+        ((404, b"no such\nmodel"), r"refused the request for 'm' \(status 404, no such model\)", 1),
+        (
+            (400, refused("logprobs of 21, more than 20")),
+            r"'m' \(status 400, logprobs of 21, more than 20\); .* hold 5 tokens",
+            1,
+        ),
+        ((400, refused("word " * 200)), r"\(status 400, word [word ]{270,310}\.\.\.\); look", 1),
+        ((404, {"detail": "Not Found"}), r"refused the request for 'm' \(status 404, Not Found\)", 1),
+        ((400, {"error": "no dictionary"}), r"refused the request for 'm' \(status 400, no dictionary\)", 1),
+        ((400, [1]), r"refused the request for 'm' \(status 400, \[1\]\)", 1),
         ((302, b""), r"\(status 302", 1),
         ((200, b"<html>"), "did not answer", 3),
         ((200, b"[]"), "did not answer", 3),

@@ -19,20 +19,15 @@ from limbeck.core.errors import RunError, ShapeError, UsageError
 from limbeck.core.outputs import Outputs
 from limbeck.core.topk import TopK
 from limbeck.core.written import Wanted
+from limbeck.teachers.asking import reason, short, straight
 from limbeck.teachers.teacher import Teacher
 
 PREFIX = "token_id:"
 LARGEST_BYTES = 2**28
 NEAREST_TO_ALL = 1e-7
 """What the others' mass is taken for at least: the k log-probabilities come rounded to float32 and may add up to 1 or more."""
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: data goes to the host that the user named and to no other."""
-
-    def redirect_request(self, *_: object) -> None:
-        """No further request."""
+AS_IT_IS = {"top_k": 0, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+"""What a request leaves open vLLM takes from the model's generation_config.json; these are the values that change nothing."""
 
 
 @final
@@ -85,8 +80,7 @@ class Served(Teacher):
         if key_variable is not None and not os.environ.get(key_variable):
             raise UsageError(f"Served: the environment variable {key_variable} is not set; put the server's key into it.")
         self.key_variable = key_variable
-        straight = [urllib.request.ProxyHandler({})] if parts.hostname in LOOPBACK else []
-        self._opener = urllib.request.build_opener(_Stay(), *straight)
+        self._opener = straight(parts.hostname)
         self.pause_s = 0.5
 
     def forward(self, batch: Batch) -> Outputs:
@@ -115,13 +109,15 @@ class Served(Teacher):
     def complete(self, wanted: Wanted) -> tuple[list[int], list[float]]:
         """The server's completion of a prompt: its tokens, and the log-probability of each, as the server gives it.
 
-        vLLM draws by the seed that is sent, and gives log-probabilities at temperature 1 unless it is told otherwise
-        (--logprobs-mode). A server that leaves out the token that ends a text gives completions without one.
+        vLLM draws by the seed that is sent, gives the token that ends a text, and log-probabilities at temperature 1 unless it is
+        told otherwise (--logprobs-mode). A server that leaves out the ending token gives completions without one. What the
+        model's own files say of drawing and of other ending tokens does not count.
 
         Raises:
-            RunError: The server cannot be reached, or its answer cannot be used.
+            RunError: The server cannot be reached, its context ends before the completion, or its answer cannot be used.
         """
         answer = self._send(
+            len(wanted.prompt) + wanted.length,
             {
                 "model": self.model,
                 "prompt": list(wanted.prompt),
@@ -130,12 +126,14 @@ class Served(Teacher):
                 "top_p": wanted.top_p,
                 "logprobs": 1,
                 "return_tokens_as_token_ids": True,
+                "ignore_eos": True,
+                **AS_IT_IS,
                 **({} if wanted.seed is None else {"seed": wanted.seed}),
-                **({"ignore_eos": True} if wanted.eos is None else {"stop_token_ids": [wanted.eos]}),
-            }
+                **({} if wanted.eos is None else {"stop_token_ids": [wanted.eos]}),
+            },
         )
         try:
-            found = answer["choices"][0]["logprobs"]
+            found, why = answer["choices"][0]["logprobs"], answer["choices"][0].get("finish_reason")
             ids, log_probs = _ids(found["tokens"]), [float(value) for value in found["token_logprobs"]]
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise RunError(
@@ -148,6 +146,11 @@ class Served(Teacher):
                 f"Served: the server wrote {len(ids)} tokens with {len(log_probs)} log-probabilities where 1 to "
                 f"{wanted.length} of this vocabulary were asked for; look at the server's model."
             )
+        if why == "length" and len(ids) < wanted.length:
+            raise RunError(
+                f"Served: the server stopped after {len(ids)} of {wanted.length} tokens, the prompt has {len(wanted.prompt)}; "
+                "serve the model with a longer context (vLLM: --max-model-len)."
+            )
         return ids, log_probs
 
     def _ask(self, prompts: list[list[int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -157,6 +160,7 @@ class Served(Teacher):
             RunError: The answer is not about these prompts.
         """
         answer = self._send(
+            max(map(len, prompts)) + 1,
             {
                 "model": self.model,
                 "prompt": prompts,
@@ -165,7 +169,8 @@ class Served(Teacher):
                 "logprobs": self.k,
                 "temperature": 0,
                 "return_tokens_as_token_ids": True,
-            }
+                **AS_IT_IS,
+            },
         )
         try:
             choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
@@ -202,11 +207,11 @@ class Served(Teacher):
         tail = (-known.exp()).log1p().where(known < -NEAREST_TO_ALL, torch.tensor(NEAREST_TO_ALL).double().log())
         return ids, log_probs.float(), tail.float()
 
-    def _send(self, content: Mapping[str, object]) -> dict[str, Any]:
-        """The server's answer, asked for again while it fails on the way.
+    def _send(self, room: int, content: Mapping[str, object]) -> dict[str, Any]:
+        """The server's answer, asked for again while it fails on the way; `room` is what its context must hold, in tokens.
 
         Raises:
-            RunError: It still fails after the last time.
+            RunError: The server refuses, or it still fails after the last time.
         """
         why = ""
         for turn in range(self.retries + 1):
@@ -215,12 +220,15 @@ class Served(Teacher):
             try:
                 return self._once(content)
             except urllib.error.HTTPError as error:
-                why = f"status {error.code}, {error.read(300).decode('utf-8', 'replace').strip()}"
+                why = f"status {error.code}, {reason(error.read(2**16).decode('utf-8', 'replace'))}"
                 if error.code != 429 and error.code < 500:
-                    break
+                    raise RunError(
+                        f"Served: {self.url} refused the request for {self.model!r} ({why}); look at the arguments of Served, and at "
+                        f"the server: its context must hold {room} tokens."
+                    ) from error
             except (OSError, HTTPException, json.JSONDecodeError) as error:
                 why = str(getattr(error, "reason", "") or error) or type(error).__name__
-        raise RunError(f"Served: {self.url} did not answer for {self.model!r} ({' '.join(why.split())}); look at the server.")
+        raise RunError(f"Served: {self.url} did not answer for {self.model!r} ({short(why)}); look at the server.")
 
     def _once(self, content: Mapping[str, object]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
