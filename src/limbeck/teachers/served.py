@@ -223,8 +223,8 @@ class Served(Teacher):
                 why = f"status {error.code}, {reason(error.read(2**16).decode('utf-8', 'replace'))}"
                 if error.code != 429 and error.code < 500:
                     raise RunError(
-                        f"Served: {self.url} refused the request for {self.model!r} ({why}); look at the arguments of Served, and at "
-                        f"the server: its context must hold {room} tokens."
+                        f"Served: {self.url} refused the request for {self.model!r} ({why}); look at the arguments of "
+                        f"Served, and at the server: its context must hold {room} tokens."
                     ) from error
             except (OSError, HTTPException, json.JSONDecodeError) as error:
                 why = str(getattr(error, "reason", "") or error) or type(error).__name__
