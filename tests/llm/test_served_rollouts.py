@@ -126,7 +126,7 @@ def test_the_teacher_behind_a_server_is_who_writes() -> None:
         ({"tokens": ["the"], "token_logprobs": [-1.0]}, "names tokens by strings"),
         ({"tokens": ["token_id:1"] * 10, "token_logprobs": [-1.0] * 10}, "wrote 10 tokens with 10 log-probabilities where 1 to"),
         ({"tokens": ["token_id:1"], "token_logprobs": [None]}, "no usable completion"),
-        ({"tokens": ["token_id:1"], "token_logprobs": [0.5]}, "look at the server's model"),
+        ({"tokens": ["token_id:1"], "token_logprobs": [0.5]}, "are no log-probabilities .* --logprobs-mode"),
         ({"tokens": ["token_id:99"], "token_logprobs": [-1.0]}, "wrote token 99, but the data's tokenizer has 11"),
         (None, "no usable completion"),
     ],

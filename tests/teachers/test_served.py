@@ -137,6 +137,7 @@ def changed(request: dict[str, Any], change: Callable[[dict[str, float]], dict[s
         (lambda part: dict(list(part.items())[:1]), "gave 1 of 2 tokens at a position; lower k"),
         (lambda part: dict.fromkeys(part, 1.0), "no log-probabilities"),
         (lambda part: dict.fromkeys(part, float("nan")), "no log-probabilities"),
+        (lambda part: {name: value - 30 for name, value in part.items()}, "no log-probabilities .* --logprobs-mode"),  # logits
         (lambda part: {f"{name}7": value for name, value in part.items()}, "no log-probabilities of this vocabulary"),
     ],
 )

@@ -26,6 +26,11 @@ PREFIX = "token_id:"
 LARGEST_BYTES = 2**28
 NEAREST_TO_ALL = 1e-7
 """What the others' mass is taken for at least: the k log-probabilities come rounded to float32 and may add up to 1 or more."""
+NO_LOG_PROBS = (
+    "Served: the server's numbers are no log-probabilities of this vocabulary; look at the server's model and, in vLLM, at "
+    "--logprobs-mode."
+)
+LARGEST_VOCABULARY = 2**20
 AS_IT_IS = {"top_k": 0, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
 """What a request leaves open vLLM takes from the model's generation_config.json; these are the values that change nothing."""
 
@@ -140,7 +145,9 @@ class Served(Teacher):
                 f"Served: the server's answer has no usable completion ({type(error).__name__}); it must give the "
                 "log-probabilities of what it writes, as vLLM does."
             ) from error
-        fits = 0 < len(ids) <= wanted.length and len(ids) == len(log_probs) and all(value <= 1e-3 for value in log_probs)
+        if not all(value <= 1e-3 for value in log_probs):
+            raise RunError(NO_LOG_PROBS)
+        fits = 0 < len(ids) <= wanted.length and len(ids) == len(log_probs)
         if not fits or (self.classes is not None and max(ids) >= self.classes):
             raise RunError(
                 f"Served: the server wrote {len(ids)} tokens with {len(log_probs)} log-probabilities where 1 to "
@@ -200,10 +207,13 @@ class Served(Teacher):
         ids = torch.tensor(named).view(len(rows), self.k)
         log_probs = torch.tensor([value for row in rows for _, value in row], dtype=torch.float64).view(len(rows), self.k)
         known = log_probs.logsumexp(-1)
-        if not bool((known <= 1e-3).all()) or (self.classes is not None and int(ids.max()) >= self.classes):
-            raise RunError(
-                "Served: the server's numbers are no log-probabilities of this vocabulary; look at the server's model."
-            )
+        vocabulary = self.classes or LARGEST_VOCABULARY
+        most = (log_probs[:, -1].exp() * (vocabulary - self.k)).clamp(
+            min=0
+        ) + 1e-3  # no other token is more probable than the last
+        fits = (known <= 1e-3) & (1 - known.exp() <= most)
+        if not bool(fits.all()) or int(ids.max()) >= vocabulary:
+            raise RunError(NO_LOG_PROBS)
         tail = (-known.exp()).log1p().where(known < -NEAREST_TO_ALL, torch.tensor(NEAREST_TO_ALL).double().log())
         return ids, log_probs.float(), tail.float()
 
