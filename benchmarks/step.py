@@ -4,10 +4,14 @@
 
 `exact` is a step with exact scores and weights and a q that is already there; `amortised` adds what EK-FAC costs at the default
 schedule (q and a renewal of the running statistics every 20 steps, the eigenbasis turned every 200), measured and divided by its
-period; the first estimate of a run is left out. Ratios are medians of paired ratios, with their quartiles. `--quick` takes three
-repeats: minutes for a ResNet. `round` is a batch's share of a round of stored scores, q at hand and curvature left out (both are
-there once a round, however many samples there are): in the first round, and in later ones, which have the teacher's answers.
-`--memory` runs each kind of step in a process of its own and compares peak resident memory.
+period; the first estimate of a run is left out. `few queries` is the same with as many queries as a batch has samples and
+statistics every 50 steps (`query_batch=64`, `EKFAC(statistics=50)`). Ratios are medians of paired ratios, with their quartiles.
+`--quick` takes three repeats: minutes for a ResNet. `round` is a batch's share of a round of stored scores, which reads four
+batches together (of language one), q at hand and curvature left out (both are there once a round, however many samples there
+are): in the first round, and in later ones, which have the teacher's answers.
+`--memory` runs each kind of step in a process of its own and compares the peak of all tensors that a step makes (what is there
+before it, parameters, q and kept room, is not in it), and the peak of resident memory in three first steps, curvature and query
+gradient included.
 """
 
 import argparse
@@ -17,10 +21,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from ended import ended
 from limbeck.core.batch import Batch
@@ -34,6 +40,7 @@ from limbeck.influence.prepared import prepare
 from limbeck.influence.task import Task
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
+from limbeck.models.gpt import GPT
 from limbeck.models.mlp import MLP
 from limbeck.models.mobilenet import MobileNetV2
 from limbeck.models.resnet import ResNet8x4, ResNet20, ResNet32x4, ResNet56
@@ -52,9 +59,11 @@ FEW = 32
 """Samples of the first estimate, whose time is in no figure: on a ResNet the default's 512 take minutes. It holds as many at a
 time, so that more of them take no more memory."""
 TOKENS = DataSpec("tokens", (64,), 10, 1000)
+TEXT = DataSpec("language", (64,), 1000, 1000)
 PAIRS: dict[str, tuple[Architecture, Architecture, DataSpec]] = {
     "mlp": (MLP(width=128, depth=1), MLP(width=32, depth=1), DataSpec("image", (1, 8, 8), 10, None)),
     "encoder": (Transformer(width=256, depth=4, heads=4), Transformer(width=128, depth=3, heads=4), TOKENS),
+    "gpt": (GPT(width=224, depth=4, heads=4), GPT(width=128, depth=3, heads=4), TEXT),
     "resnet8x4": (ResNet32x4(), ResNet8x4(), IMAGES),
     "resnet20": (ResNet56(), ResNet20(), IMAGES),
     "mobilenet": (ResNet32x4(), MobileNetV2(), IMAGES),
@@ -65,7 +74,7 @@ KINDS: dict[str, Callable[[], InfluenceWeighting | Uniform]] = {
     "plain": Uniform,
     "stored": lambda: InfluenceWeighting(refresh="epochs:2", samples=2 * FEW),
     "each step": lambda: InfluenceWeighting(refresh=10**6, samples=2 * FEW),
-    "way='separate', query_batch=64": lambda: InfluenceWeighting(refresh=10**6, samples=2 * FEW, way="separate", query_batch=64),
+    "way='carried', query_batch=64": lambda: InfluenceWeighting(refresh=10**6, samples=2 * FEW, way="carried", query_batch=64),
 }
 """Whose peak memory is measured: the first estimate of EK-FAC is in it, and a round of scores of 256 samples."""
 
@@ -77,6 +86,7 @@ class Pair:
     plain: Callable[[], object]
     weighted: Callable[[], object]
     query: Callable[[], object]
+    small: Callable[[], object]
     renewal: Callable[[], object]
     turn: Callable[[], object]
     first_round: Callable[[], object]
@@ -86,11 +96,12 @@ class Pair:
 def batch_of(spec: DataSpec, count: int) -> Batch:
     """Random samples: time does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
-    if spec.kind == "tokens":
+    if spec.kind != "image":
         inputs = torch.randint(0, spec.vocabulary or 2, (count, *spec.input_shape), generator=generator)
     else:
         inputs = torch.randn(count, *spec.input_shape, generator=generator)
-    return Batch(inputs, torch.randint(0, spec.classes, (count,), generator=generator), torch.arange(count))
+    labelled = inputs.shape if spec.kind == "language" else (count,)
+    return Batch(inputs, torch.randint(0, spec.classes, labelled, generator=generator), torch.arange(count))
 
 
 def training_of(name: str, weighting: InfluenceWeighting | Uniform, count: int) -> tuple[Training, Batch]:
@@ -124,14 +135,18 @@ def pair_of(name: str, count: int) -> Pair:
     step = Student()
     step(aif, batch)
     student, task = aif.distiller.student, aif.distiller.task()
+    assert aif.queries is not None
+    queries = aif.queries
     problem = Problem(student, task, [batch_of(PAIRS[name][2], solver.samples)], torch.Generator().manual_seed(0))
     turning.update(problem, 0)
-    taught = Remembered(Single(PAIRS[name][0].build(PAIRS[name][2])), [batch.index], lambda _: batch)
-    rounds = [scorer(student, aif.distiller.task(teacher), batch) for teacher in (None, taught)]
+    piece = batch_of(PAIRS[name][2], piece_of(name, count))
+    taught = Remembered(Single(PAIRS[name][0].build(PAIRS[name][2])), [piece.index], lambda _: piece)
+    rounds = [scorer(student, aif.distiller.task(teacher), piece) for teacher in (None, taught)]
     return Pair(
         plain=lambda: step(plain, batch),
         weighted=lambda: step(aif, batch),
         query=lambda: solver.solve(mean_gradient(student, task.query_loss, aif.asked())[0], problem),
+        small=lambda: solver.solve(mean_gradient(student, task.query_loss, [queries.take(slice(0, count))])[0], problem),
         renewal=lambda: solver.update(problem, 20),
         turn=lambda: turning.update(problem, 20),
         first_round=rounds[0],
@@ -139,8 +154,13 @@ def pair_of(name: str, count: int) -> Pair:
     )
 
 
+def piece_of(name: str, count: int) -> int:
+    """Samples that a round reads together: of language as many as a step takes."""
+    return count if PAIRS[name][2].kind == "language" else 4 * count
+
+
 def scorer(student: nn.Module, task: Task, batch: Batch) -> Callable[[], object]:
-    """Takes the scores of one batch in a round of stored ones."""
+    """Takes the scores of one piece of the data in a round of stored ones."""
     ready = prepare(student, task, [batch], [batch], Identity())
     q, _ = ready.direction()
 
@@ -170,22 +190,25 @@ def measure(name: str, count: int, repeats: int) -> str:
         plain.append((before + after) / 2)
     base = statistics.median(plain)
     pair.later_round()
-    query, renewal, turn, first, later = (
+    query, small, renewal, turn, first, later = (
         statistics.median(seconds(act) for _ in range(3)) / base
-        for act in (pair.query, pair.renewal, pair.turn, pair.first_round, pair.later_round)
+        for act in (pair.query, pair.small, pair.renewal, pair.turn, pair.first_round, pair.later_round)
     )
     low, exact, high = statistics.quantiles(ratios, n=4)
-    amortised = exact + query / 20 + renewal * (1 / 20 - 1 / 200) + turn / 200
+    share, turns = count / piece_of(name, count), (turn - renewal) / 200
+    first, later = first * share, later * share
+    amortised, sparing = exact + query / 20 + renewal / 20 + turns, exact + small / 20 + renewal / 50 + turns
     return (
-        f"| {name} | {1000 * base:.1f} | {exact:.2f} ({low:.2f}-{high:.2f}) | {amortised:.2f} | "
+        f"| {name} | {1000 * base:.1f} | {exact:.2f} ({low:.2f}-{high:.2f}) | {amortised:.2f} | {sparing:.2f} | "
         f"{query:.2f} | {renewal:.2f} | {turn:.2f} | {first:.2f} | {later:.2f} | {1 + later / 5:.2f}"
     )
 
 
-def peak(name: str, kind: str, count: int) -> int:
-    """Peak resident memory of a process that takes three steps of one kind, in bytes."""
+def peak(name: str, kind: str, count: int) -> tuple[int, int]:
+    """Bytes of a process that takes steps of one kind: the tensors of a step at their peak, and the growth of resident memory."""
     command = [sys.executable, __file__, "--peak-of", name, kind, "--batch", str(count)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    tensors, grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return int(tensors), int(grown)
 
 
 def resident(peak: bool = False) -> int:
@@ -195,13 +218,22 @@ def resident(peak: bool = False) -> int:
 
 
 def show_peak(name: str, kind: str, count: int) -> None:
-    """Print how far three steps raised this process's memory above what it was before the first one."""
+    """Print the peak of a step's tensors, and how far the first three steps raised this process's memory."""
     training, batch = training_of(name, KINDS[kind](), count)
     training.number = 1  # after the first epoch of one step, when stored weights are taken
     before = resident()
     for _ in range(3):
         Student()(training, batch)
-    print(resident(peak=True) - before)
+    grown = resident(peak=True) - before
+    print(made(lambda: Student()(training, batch)), grown)
+
+
+def made(act: Callable[[], object]) -> int:
+    """Bytes of all tensors that are made on the way, at their peak."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        act()
+    changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())))
 
 
 def main() -> None:
@@ -221,18 +253,20 @@ def main() -> None:
         return
     print(f"torch {torch.__version__}, {options.threads} thread(s), batch {options.batch}, teacher live; process time.\n")
     print(
-        "| pair | plain step, ms | exact / plain (quartiles) | amortised / plain | q | renewal | with turn, in plain steps "
+        "| pair | plain step, ms | exact / plain (quartiles) | amortised | few queries | q | renewal | with turn, in plain steps "
         "| round: first | later | later, every 5 epochs |"
     )
-    print("|---" * 10 + "|")
+    print("|---" * 11 + "|")
     for name in options.pairs:
         print(measure(name, options.batch, 3 if options.quick else options.repeats) + " |", flush=True)
     if options.memory:
-        print(f"\n| pair | peak memory, MB: {' | '.join(KINDS)} |\n" + "|---" * (len(KINDS) + 1) + "|")
-        for name in options.pairs:
-            plain, *others = (peak(name, kind, options.batch) / 2**20 for kind in KINDS)
-            cells = [f"{plain:.0f}", *(f"{other:.0f} ({other / plain:.2f})" for other in others)]
-            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        peaks = {name: [peak(name, kind, options.batch) for kind in KINDS] for name in options.pairs}
+        for number, what in enumerate(("tensors of a step", "resident memory, three first steps")):
+            print(f"\n| {what}: peak, MB | {' | '.join(KINDS)} |\n" + "|---" * (len(KINDS) + 1) + "|")
+            for name, found in peaks.items():
+                plain, *others = (both[number] / 2**20 for both in found)
+                cells = [f"{plain:.0f}", *(f"{other:.0f} ({other / plain:.2f})" for other in others)]
+                print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -197,16 +197,69 @@ def test_ekfac_keeps_the_trace_of_the_fisher_matrix() -> None:
 
 @pytest.mark.parametrize("positions, inputs, outputs", [(1, 7, 6), (3, 7, 6), (40, 3, 2)], ids=["one", "turned", "written"])
 @pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("plain", [(), ("inputs",), ("outputs",), ("inputs", "outputs")], ids=["both", "A", "S", "A and S"])
 def test_second_moments_and_energies_in_either_order_of_multiplication(
-    positions: int, inputs: int, outputs: int, calls: int
+    positions: int, inputs: int, outputs: int, calls: int, plain: tuple[str, ...]
 ) -> None:
-    where = [torch.linalg.qr(normal(2, size, size, seed=size))[0] for size in (inputs, outputs)]
-    basis = Basis(*where, values=normal(2, outputs, inputs, seed=9).square())
+    """With eigenvectors on both sides, or a diagonal in the place of A, of S, of both."""
+    sides = {"inputs": inputs, "outputs": outputs}
+    where = [
+        torch.eye(size).double().repeat(2, 1, 1) if name in plain else torch.linalg.qr(normal(2, size, size, seed=size))[0]
+        for name, size in sides.items()
+    ]
+    kept = {name: None if name in plain else vectors for name, vectors in zip(sides, where, strict=True)}
+    basis = Basis(**kept, values=normal(2, outputs, inputs, seed=9).square())
     pairs = [(normal(5, 2, positions, inputs, seed=k), normal(5, 2, positions, outputs, seed=8 + k)) for k in range(calls)]
     rows = torch.stack([torch.einsum("bgto,bgti->bgoi", d, a) for a, d in pairs]).sum(0)
     slow = torch.einsum("gpo,bgpj,gji->bgoi", where[1], rows, where[0]).square()
     assert_close(basis.moments(pairs), slow.sum(0))
-    assert_close(basis.energies(pairs, 0.1), (slow / (basis.values + 0.1 * basis.values.mean())).flatten(1).sum(1))
+    means = [axis for axis, name in ((2, "inputs"), (1, "outputs")) if name not in plain]
+    level = basis.values.mean(means) if means else basis.values  # what a diagonal holds counts by its share
+    level = level.square().sum() / level.sum() if plain else level.mean()
+    assert_close(basis.level, level)
+    assert_close(basis.energies(pairs, 0.1), (slow / (basis.values + 0.1 * level)).flatten(1).sum(1))
+    kron = [torch.stack([torch.kron(s.contiguous(), a.contiguous()) for a, s in zip(*where, strict=True)])]
+    dense = kron[0] @ torch.diag_embed(basis.values.flatten(1) + 0.1 * level) @ kron[0].mT
+    assert_close(basis.inverse(rows[0], 0.1).flatten(1), torch.linalg.solve(dense, rows[0].flatten(1)))
+
+
+@pytest.mark.parametrize("wide", [5, 3], ids=["inputs", "both"])
+def test_the_factor_of_a_wide_side_is_its_diagonal(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head of a large vocabulary would have a matrix of vocabulary x vocabulary numbers."""
+    monkeypatch.setattr("limbeck.influence.curvature.capture.draw_labels", lambda logits, _: logits.argmax(-1))
+    model = Tapped(nn.Linear(5, 4)).double()  # 6 inputs with the bias
+    batch = Batch(normal(9, 5), labels(9, classes=4), torch.arange(9))
+    problem = Problem(model, Supervised(), [batch], generator())
+    whole = factors(capture(problem))
+    monkeypatch.setattr("limbeck.influence.curvature.kronecker.WIDE", wide)
+    found = factors(capture(problem))
+    assert_close(found.inputs["model"], whole.inputs["model"].diagonal(dim1=1, dim2=2))
+    ours, theirs = found.outputs["model"], whole.outputs["model"]
+    assert_close(ours, theirs.diagonal(dim1=1, dim2=2) if wide < 4 else theirs)
+    kfac = found.decomposed()
+    again = Kronecker.from_state(kfac.state())
+    assert again is not None
+    assert_close(again.state(), kfac.state())
+    basis = corrected(kfac, capture(problem)).layers["model"]
+    assert (basis.inputs is None, basis.outputs is None) == (True, wide < 4)
+    given = Batch(batch.inputs, model.model(batch.inputs).argmax(1), batch.index)
+    rows = per_sample_gradients_slow(model, Supervised().training_loss, given)
+    own = trainable(model)
+    slopes = [unflatten(row, own) for row in rows]
+    matrices = torch.stack([torch.cat([part["model.weight"], part["model.bias"].unsqueeze(1)], 1) for part in slopes])
+    turned = matrices if basis.outputs is None else basis.outputs[0].T @ matrices
+    assert_close(basis.values[0], turned.square().mean(0))
+    assert_close(kfac.turned(found).layers["model"].values, kfac.layers["model"].values, rtol=1e-9, atol=1e-12)
+
+
+def test_a_large_vocabulary_goes_a_few_samples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Tapped(nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7))).double()
+    batch = Batch(labels(12, classes=7).view(4, 3), labels(12, classes=7).view(4, 3), torch.arange(4))
+    problem = Problem(model, Supervised(), [batch], generator())
+    (one,) = (part for _, part in capture(problem))
+    monkeypatch.setattr("limbeck.influence.curvature.capture.LOGITS", 2 * 3 * 7)
+    assert [part.count for _, part in capture(problem)] == [2, 2]
+    assert one.count == 4
 
 
 def test_a_turned_basis_keeps_what_the_moments_stand_for() -> None:

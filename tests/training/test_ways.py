@@ -21,12 +21,13 @@ from limbeck.influence.captured import Capture, obstacles
 from limbeck.influence.curvature.identity import Identity
 from limbeck.influence.curvature.last_layers import LastLayers
 from limbeck.influence.gradients import inner_products, per_sample_gradients_slow, products_at_outputs
+from limbeck.influence.prepared import prepare
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.scores import score
 from limbeck.influence.tangents import Tangents
 from limbeck.influence.task import Supervised
 from limbeck.influence.vectors import Vector, flatten, trainable, unflatten
-from limbeck.influence.ways import choose
+from limbeck.influence.ways import choose, scoring_pass
 from limbeck.losses.labels.ce import CE
 from limbeck.models.gpt import GPT
 from limbeck.models.spec import Architecture, DataSpec
@@ -36,8 +37,8 @@ from limbeck.training.steps.student import Student
 from limbeck.training.weighted import weighted_backward
 from limbeck.weighting.uniform import Uniform
 from limbeck.weighting.weighting import Weighting
-from support.makers import FromTheMean, generator
-from support.nets import BY_NAME, CASES, TASK, Case
+from support.makers import FromTheMean, generator, labels, normal
+from support.nets import BY_NAME, CASES, CLASSES, TASK, Case, convolutional
 
 NOT_CARRIED = {"weight normalisation", "spectral normalisation", "a function without forward derivative"}
 NOT_CAPTURED = {"a weight used functionally"}
@@ -425,3 +426,23 @@ def test_a_hook_is_gone_after_an_error_in_the_middle() -> None:
     with pytest.raises(RuntimeError), capture.recording(4):
         model(BY_NAME["mlp"].batch(torch.float16))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_scoring_pass_of_convolutions_is_carried_some_samples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices of scores go by what was captured all the same; a step captures."""
+    model = Tapped(convolutional(nn.BatchNorm2d(4))).double().eval()
+    batch = Batch(normal(7, 2, 6, 6), labels(7, classes=CLASSES), torch.arange(7))
+    found = prepare(model, Supervised(), [batch], [batch], Identity())
+    assert (found.way.way, found.way.carries) == ("captured", True)
+    monkeypatch.setattr("limbeck.influence.ways.LARGEST", 1)
+    monkeypatch.setattr("limbeck.influence.ways.FIRST", 4)
+    sizes: list[int] = []
+    model.register_forward_hook(lambda _model, given, _answer: sizes.append(len(given[0])))
+    rows = per_sample_gradients_slow(model, Supervised().training_loss, batch)
+    sizes.clear()
+    passing = scoring_pass(found.way, model, Supervised().training_loss, coupled=False)
+    q = unflatten(rows.mean(0), trainable(model))
+    assert_close(passing(batch, q), rows @ rows.mean(0), rtol=1e-9, atol=1e-12)
+    assert sizes == [4, 1, 1, 1]
+    step = choose(model, Supervised().training_loss, batch, q, torch.get_rng_state(), coupled=False, step=True)
+    assert (step.way, step.carries) == ("captured", False)

@@ -38,12 +38,16 @@ class Tangents(TorchFunctionMode):
     Args:
         model: Whose trainable parameters move.
         q: The direction in which they move, by name.
+
+    Attributes:
+        largest: Numbers of the largest tangent so far.
     """
 
     def __init__(self, model: nn.Module, q: Vector) -> None:
         super().__init__()
         forward_rules()
         self.known = WeakTensorKeyDictionary()
+        self.largest = 0
         self._saved = torch.autograd.graph.saved_tensors_hooks(_alias, _unchanged)
         for name, part in trainable(model).items():
             if name in q:
@@ -51,14 +55,14 @@ class Tangents(TorchFunctionMode):
 
     def __enter__(self) -> "Tangents":
         """Begin; the graph keeps aliases of what it saves, so that a tangent goes when the model lets go of its tensor."""
-        self._saved.__enter__()  # type: ignore[no-untyped-call]
-        super().__enter__()
+        self._saved.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
         """End."""
-        super().__exit__(*error)
-        self._saved.__exit__(*error)  # type: ignore[no-untyped-call]
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._saved.__exit__(*error)
 
     def of(self, value: Tensor) -> Tensor:
         """The tangent of a tensor, in its shape."""
@@ -110,6 +114,7 @@ class Tangents(TorchFunctionMode):
         if isinstance(result, Tensor):
             if tangent is not None and result.is_floating_point():
                 self.known[result] = tangent.detach()
+                self.largest = max(self.largest, tangent.numel())
         elif isinstance(result, list | tuple):
             for part, own in zip(result, tangent, strict=True):
                 self._keep(part, own)

@@ -1,8 +1,9 @@
 """Which way a training step or a scoring pass gets its inner products, chosen once, by trial on its first batch.
 
 `captured` (one backward pass, see `captured.py`) where the samples of a batch do not meet inside the model; else `carried`
-(tangents on the forward pass that runs anyway, see `tangents.py`); else `separate` (a pass of its own, see `gradients.py`). The
-first two are taken only where they agree with the third, and the third only where it agrees with the gradient of a plain backward
+(tangents on the forward pass that runs anyway, see `tangents.py`); else `separate` (a pass of its own, see `gradients.py`). A
+scoring pass along one direction, which needs no gradient, has convolutional nets carried all the same. The first two are taken
+only where they agree with the third, and the third only where it agrees with the gradient of a plain backward
 pass, else `reverse` (two backward passes): what one of them does not know is never silently wrong.
 """
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import LimbeckError, UsageError
-from limbeck.influence.captured import Capture, obstacles
+from limbeck.influence.captured import FIRST, Capture, obstacles
 from limbeck.influence.gradients import Loss, Way, inner_products, plain_attention, products_at_outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.tangents import Tangents
@@ -25,6 +26,8 @@ from limbeck.influence.vectors import Vector, trainable
 StepWay = Literal["captured", "carried", "separate", "reverse"]
 TOLERANCE = 1e-3
 """Largest deviation from the exact products, relative to their root mean square, in single precision."""
+LARGEST, DEVICE_LARGEST = 2**20, 2**26
+"""Numbers of the largest tangent of a piece that is carried, on the processor, whose cache should hold it, and elsewhere."""
 DOUBT = 1e-2
 """The same for their sum, which a plain backward pass gives too: it rounds otherwise than a forward derivative."""
 
@@ -37,11 +40,13 @@ class Choice:
         way: The way.
         why: One reason for each cheaper way that was not taken.
         shared: Names of embeddings that all samples look up alike, for passes that are captured.
+        carries: Whether a scoring pass along one direction is carried all the same, some samples at a time, which is quicker.
     """
 
     way: StepWay
     why: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    carries: bool = False
 
 
 def check_way(way: str, who: str) -> str:
@@ -99,14 +104,22 @@ def choose(
             formed = partial(_captured_gradient, student, loss, batch, q, weights, plain)
             reasons = _trial(formed, student, rng, _row(plain), "gradients")
         if not reasons:
-            return Choice("captured", shared=tuple(sorted(capture.shared)))
+            carrying = wanted == "auto" and not step and _convolves(student)
+            carries = carrying and not _trial(lambda: _carried(student, loss, batch, q, coupled)[0], student, rng, exact)
+            return Choice("captured", shared=tuple(sorted(capture.shared)), carries=carries)
         why.append(f"not captured: {'; '.join(reasons)}")
     if wanted in ("auto", "carried"):
-        reasons = _trial(lambda: _carried(student, loss, batch, q, coupled), student, rng, exact)
+        reasons = _trial(lambda: _carried(student, loss, batch, q, coupled)[0], student, rng, exact)
         if not reasons:
             return Choice("carried", tuple(why))
         why.append(f"not carried: {'; '.join(reasons)}")
     return Choice("reverse", (*why, *doubts)) if doubts else Choice("separate", tuple(why))
+
+
+def _convolves(student: nn.Module) -> bool:
+    """Whether it has more convolutions than other products: carried they take less time than captured."""
+    layers = [module for module in student.modules() if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d)]
+    return 2 * sum(isinstance(layer, nn.Conv1d | nn.Conv2d) for layer in layers) > len(layers)
 
 
 def _gradient(student: nn.Module, loss: Loss, batch: Batch, weights: Tensor, rng: Tensor) -> Vector:
@@ -153,28 +166,46 @@ def scoring_pass(choice: Choice, model: nn.Module, loss: Loss, *, coupled: bool)
         loss: One value per sample.
         coupled: Whether a sample's loss depends on other samples' outputs.
     """
-    if choice.way == "captured":
-        capture = Capture(model, shared=set(choice.shared))
-
-        def captured(batch: Batch, q: Vector) -> Tensor:
-            kept, start = [], 0
-            while start < len(batch):
-                piece = batch.take(slice(start, start + capture.together))
-                kept.append(_captured(model, loss, piece, q, capture))
-                capture.calls.clear()
-                start += len(piece)
-            return torch.cat(kept) if len(kept) > 1 else kept[0]
-
-        return captured
-    if choice.way == "carried":
-
-        def carried(batch: Batch, q: Vector) -> Tensor:
-            with torch.no_grad(), plain_attention():
-                return _carried(model, loss, batch, q, coupled)
-
-        return carried
+    if choice.way == "captured" and not choice.carries:
+        return _captured_pass(model, loss, set(choice.shared))
+    if choice.way in ("captured", "carried"):
+        return _carried_pass(model, loss, coupled=coupled, cuts=choice.carries)
     way = pass_of(choice)
     return lambda batch, q: inner_products(model, loss, batch, q, coupled=coupled, way=way)
+
+
+def _captured_pass(model: nn.Module, loss: Loss, shared: set[str]) -> Callable[[Batch, Vector], Tensor]:
+    capture = Capture(model, shared=shared)
+
+    def captured(batch: Batch, q: Vector) -> Tensor:
+        kept, start = [], 0
+        while start < len(batch):
+            piece = batch.take(slice(start, start + capture.together))
+            kept.append(_captured(model, loss, piece, q, capture))
+            capture.calls.clear()
+            start += len(piece)
+        return torch.cat(kept) if len(kept) > 1 else kept[0]
+
+    return captured
+
+
+def _carried_pass(model: nn.Module, loss: Loss, *, coupled: bool, cuts: bool) -> Callable[[Batch, Vector], Tensor]:
+    count = FIRST
+
+    def carried(batch: Batch, q: Vector) -> Tensor:
+        nonlocal count
+        kept, start = [], 0
+        while start < len(batch):
+            piece = batch.take(slice(start, start + count)) if cuts else batch
+            with torch.no_grad(), plain_attention():
+                products, largest = _carried(model, loss, piece, q, coupled)
+            most = LARGEST if piece.index.device.type == "cpu" else DEVICE_LARGEST
+            count = max(1, most * len(piece) // max(1, largest))
+            kept.append(products)
+            start += len(piece)
+        return torch.cat(kept) if len(kept) > 1 else kept[0]
+
+    return carried
 
 
 def pass_of(choice: Choice | None) -> Way:
@@ -197,7 +228,8 @@ def _captured_gradient(student: nn.Module, loss: Loss, batch: Batch, q: Vector, 
     return len(batch) * _row({name: found.get(name, torch.zeros_like(part)) for name, part in like.items()})
 
 
-def _carried(student: nn.Module, loss: Loss, batch: Batch, q: Vector, coupled: bool) -> Tensor:
+def _carried(student: nn.Module, loss: Loss, batch: Batch, q: Vector, coupled: bool) -> tuple[Tensor, int]:
+    """The products, and how many numbers the largest tangent has."""
     with Tangents(student, q) as tangents:
         answer = student(batch)
-    return products_at_outputs(loss, batch, answer, tangents.outputs(answer), coupled=coupled)
+    return products_at_outputs(loss, batch, answer, tangents.outputs(answer), coupled=coupled), tangents.largest

@@ -19,36 +19,39 @@ class Basis:
     """One layer's curvature in its Kronecker eigenbasis.
 
     Args:
-        inputs: Eigenvectors of A in columns, [G, I, I]; None for the unit matrix, where A is a diagonal (an embedding).
-        outputs: Eigenvectors of S in columns, [G, O, O].
+        inputs: Eigenvectors of A in columns, [G, I, I]; None for the unit matrix, where A is a diagonal.
+        outputs: Eigenvectors of S in columns, [G, O, O]; None for the unit matrix, where S is a diagonal.
         values: Eigenvalues of the layer's Fisher matrix, [G, O, I]: products for K-FAC, second moments for EK-FAC.
     """
 
     inputs: Tensor | None
-    outputs: Tensor
+    outputs: Tensor | None
     values: Tensor
 
     @property
     def level(self) -> Tensor:
         """What damping is relative to, a scalar: the mean eigenvalue.
 
-        In an embedding each row counts by its share of the curvature: most rows are rare, and the mean over all of them would
-        leave those that are looked up without damping.
+        Along a diagonal, rows of an embedding or of a large head, each counts by its share of the curvature: most rows are rare,
+        and the mean over all of them would leave those that are used without damping.
         """
-        if self.inputs is not None:
-            return self.values.mean()
-        rows = self.values.mean(1)
-        return rows.square().sum() / rows.sum().clamp(min=torch.finfo(rows.dtype).tiny)
+        level = self.values
+        for axis, vectors in ((2, self.inputs), (1, self.outputs)):
+            if vectors is not None:
+                level = level.mean(axis, keepdim=True)
+        if level.numel() == len(level):
+            return level.mean()
+        return level.square().sum() / level.sum().clamp(min=torch.finfo(level.dtype).tiny)
 
     def inverse(self, matrix: Tensor, damping: float) -> Tensor:
         """(F + damping x level)^-1 applied to [G, O, I]."""
         level = self.level
         if level == 0:
             return matrix
-        turned = self.outputs.transpose(1, 2) @ matrix
-        if self.inputs is None:
-            return self.outputs @ (turned / (self.values + damping * level))
-        return self.outputs @ (turned @ self.inputs / (self.values + damping * level)) @ self.inputs.transpose(1, 2)
+        left = matrix if self.outputs is None else self.outputs.transpose(1, 2) @ matrix
+        turned = (left if self.inputs is None else left @ self.inputs) / (self.values + damping * level)
+        back = turned if self.outputs is None else self.outputs @ turned
+        return back if self.inputs is None else back @ self.inputs.transpose(1, 2)
 
     def energies(self, calls: list[tuple[Tensor, Tensor]], damping: float) -> Tensor:
         """Every sample's g' (F + damping x level)^-1 g, [B], from inputs [B, G, T, I] and gradients [B, G, T, O]."""
@@ -61,7 +64,7 @@ class Basis:
 
     def moments(self, calls: list[tuple[Tensor, Tensor]]) -> Tensor:
         """The sum over samples of the squared gradient in the eigenbasis, [G, O, I]; a layer called twice adds up first."""
-        if self.inputs is None:
+        if not calls[0][0].is_floating_point():  # rows that an embedding looked up
             return row_moments(calls, self.outputs, self.values.shape[2])
         if single(calls):
             a, d = self._turned(*calls[0])
@@ -69,19 +72,21 @@ class Basis:
         return reduce(torch.add, (gradients.square().sum(0) for gradients in self._along(calls)))
 
     def _turned(self, a: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.inputs is not None
-        return a @ self.inputs, d @ self.outputs
+        return a if self.inputs is None else a @ self.inputs, d if self.outputs is None else d @ self.outputs
 
     def _along(self, calls: list[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
         """Every sample's gradient in the eigenbasis, [b, G, O, I], some samples at a time; turned where that is cheaper."""
         (_, o, i), positions = self.values.shape, sum(a.shape[2] for a, _ in calls)
-        early = positions * (i * i + o * o) <= o * i * (o + i)
+        sides = [size for size, vectors in ((i, self.inputs), (o, self.outputs)) if vectors is not None]
+        early = positions * sum(size * size for size in sides) <= o * i * sum(sides)
         parts = [self._turned(a, d) for a, d in calls] if early else calls
         rows = max(1, 2**24 // self.values.numel())
         for start in range(0, len(parts[0][0]), rows):
             cut = slice(start, start + rows)
             gradients = reduce(torch.add, (d[cut].transpose(2, 3) @ a[cut] for a, d in parts))
-            yield gradients if early else self.outputs.transpose(1, 2) @ gradients @ self.inputs  # type: ignore[operator]
+            if not early and self.outputs is not None:
+                gradients = self.outputs.transpose(1, 2) @ gradients
+            yield gradients if early or self.inputs is None else gradients @ self.inputs
 
     def energies_written(self, matrices: Tensor, damping: float) -> Tensor:
         """The same from gradients that are written out, [B, G, O, I]."""

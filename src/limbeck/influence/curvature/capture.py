@@ -23,6 +23,9 @@ from limbeck.influence.vectors import trainable
 ROWS = 32
 """Samples that go through the model together: what is captured of them is the memory that curvature takes."""
 
+LOGITS = 2**24
+"""Logits of tokens that are held at once: a large vocabulary takes fewer samples."""
+
 Fisher = Literal["true", "empirical"]
 
 
@@ -83,8 +86,10 @@ def capture(problem: Problem, fisher: Fisher = "true") -> Iterator[tuple[dict[st
         fisher: `true` takes gradients for labels drawn from the model, `empirical` those of the training loss as it is.
     """
     candidates = blocks(problem.model)
+    widest = max((block.layer.out_features for block in candidates.values() if isinstance(block.layer, nn.Linear)), default=1)
     for batch in problem.batches:
-        for piece in batch.split(-(-len(batch) // ROWS)):
+        tokens = 1 if batch.targets is None or batch.targets.dim() == 1 else batch.targets.shape[1]
+        for piece in batch.split(-(-len(batch) // max(1, min(ROWS, LOGITS // (tokens * widest))))):
             with statistics_untouched(problem.model), torch.enable_grad():
                 found = _capture(problem, candidates, piece, fisher)
             yield candidates, found  # outside: what its reader raises must not leave the switches as they are inside

@@ -2,10 +2,10 @@
 
 A layer's Fisher matrix is taken as A (x) S with A the mean over samples and (counted) positions of a a', and S the mean over
 samples of the sum over positions of d d' (a: the layer's inputs with a 1 for the bias, d: gradients of its outputs). Grouped
-and depthwise convolutions have one product per group. A normalisation's gain and shift have one dense matrix: S, with A the
-number 1. An embedding is a layer of one-hot inputs: A is a diagonal, and its eigenvectors are the table's rows. Parameters that
-no such layer covers (bare parameters, very wide normalisations) are divided by their mean squared gradient, one number per
-tensor.
+and depthwise convolutions have one product per group. Where a layer has more than `WIDE` inputs or outputs, as a language model's
+head has, that factor is its diagonal. A normalisation's gain and shift have one dense matrix: S, with A the number 1. An
+embedding is a layer of one-hot inputs: A is a diagonal, and its eigenvectors are the table's rows. Parameters that no such layer
+covers (bare parameters, very wide normalisations) are divided by their mean squared gradient, one number per tensor.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,6 +22,8 @@ from limbeck.influence.curvature.lookup import Lookup
 from limbeck.influence.curvature.solver import Gradients
 from limbeck.influence.vectors import Vector
 
+WIDE = 4_096
+"""Most inputs and outputs of a layer, per group, whose factor is a whole matrix: its eigenvectors cost their cube."""
 POSITIONS = 4_096
 """Positions of a layer's inputs that a running factor is renewed from at most: enough for a mean, cheap under convolutions."""
 
@@ -48,7 +50,9 @@ class Kronecker:
         fresh = factors.decomposed()
         for name, old in self.layers.items():
             new = fresh.layers[name]
-            values = (new.outputs.transpose(1, 2) @ old.outputs).square() @ old.values
+            values = old.values
+            if old.outputs is not None and new.outputs is not None:
+                values = (new.outputs.transpose(1, 2) @ old.outputs).square() @ values
             if old.inputs is not None and new.inputs is not None:
                 values = values @ (old.inputs.transpose(1, 2) @ new.inputs).square()
             fresh.layers[name] = replace(new, values=values)
@@ -88,15 +92,15 @@ class Kronecker:
         """Flat, for a checkpoint."""
         flat = {f"others/{name}": level for name, level in self.others.items()}
         for name, basis in self.layers.items():
-            flat |= {} if basis.inputs is None else {f"inputs/{name}": basis.inputs}
-            flat |= {f"outputs/{name}": basis.outputs, f"values/{name}": basis.values}
+            parts = {"inputs": basis.inputs, "outputs": basis.outputs, "values": basis.values}
+            flat |= {f"{kind}/{name}": part for kind, part in parts.items() if part is not None}
         return flat
 
     @staticmethod
     def from_state(state: Mapping[str, Tensor]) -> "Kronecker | None":
         """The inverse of `state`; None where nothing was estimated yet."""
-        names = [key.removeprefix("outputs/") for key in state if key.startswith("outputs/")]
-        layers = {name: Basis(state.get(f"inputs/{name}"), state[f"outputs/{name}"], state[f"values/{name}"]) for name in names}
+        names = [key.removeprefix("values/") for key in state if key.startswith("values/")]
+        layers = {n: Basis(state.get(f"inputs/{n}"), state.get(f"outputs/{n}"), state[f"values/{n}"]) for n in names}
         others = {key.removeprefix("others/"): part for key, part in state.items() if key.startswith("others/")}
         return Kronecker(layers, others) if layers or others else None
 
@@ -106,8 +110,8 @@ class Factors:
     """The Kronecker factors themselves, as means that can run along a training.
 
     Args:
-        inputs: A of every layer, [G, I, I], by module name; of an embedding its diagonal, [1, V].
-        outputs: S of every layer, [G, O, O].
+        inputs: A of every layer, [G, I, I], by module name; of an embedding and of many inputs its diagonal, [G, I].
+        outputs: S of every layer, [G, O, O]; of many outputs its diagonal, [G, O].
         others: Mean squared gradient of every parameter tensor that no layer covers.
     """
 
@@ -119,8 +123,8 @@ class Factors:
         """Eigenvectors, and the products of the eigenvalues."""
         layers = {}
         for name, factor in self.inputs.items():
-            a_values, a_vectors = (factor, None) if factor.dim() == 2 else eigen(factor)
-            s_values, s_vectors = eigen(self.outputs[name])
+            a_values, a_vectors = _decomposed(factor)
+            s_values, s_vectors = _decomposed(self.outputs[name])
             layers[name] = Basis(a_vectors, s_vectors, s_values.unsqueeze(2) * a_values.unsqueeze(1))
         return Kronecker(layers, self.others)
 
@@ -141,6 +145,11 @@ class Factors:
         """The inverse of `state`; None where no factors were kept."""
         inputs, outputs = ({k.removeprefix(p): v for k, v in state.items() if k.startswith(p)} for p in ("a/", "s/"))
         return Factors(inputs, outputs, others) if inputs else None
+
+
+def _decomposed(factor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Eigenvalues and eigenvectors; a diagonal's are itself and the unit matrix, None."""
+    return (factor, None) if factor.dim() == 2 else eigen(factor)
 
 
 def _mixed(old: Tensor, new: Tensor | None, keep: float) -> Tensor:
@@ -171,7 +180,7 @@ def factors(captured: Iterable[tuple[dict[str, Covered], Captured]], draw: torch
         for name, calls in part.pairs.items():
             for a, d in ((_drawn(part.counted(a), draw), d) for a, d in calls):
                 inputs[name] = inputs.get(name, torch.zeros(())) + _inputs_of(where[name], a, d)
-                outputs[name] = outputs.get(name, torch.zeros(())) + torch.einsum("bgto,bgtp->gop", d, d)
+                outputs[name] = outputs.get(name, torch.zeros(())) + _second_moment(d)
                 positions[name] = positions.get(name, 0) + a.shape[0] * a.shape[2]
         del part  # nothing of a piece is there when the next one is captured
     return Factors(
@@ -182,8 +191,13 @@ def factors(captured: Iterable[tuple[dict[str, Covered], Captured]], draw: torch
 
 
 def _inputs_of(block: Covered, a: Tensor, d: Tensor) -> Tensor:
-    """The sum over samples and positions of a a', [G, I, I]; of an embedding its diagonal, [1, V]."""
-    return block.shares(a).to(d.dtype) if isinstance(block, Lookup) else torch.einsum("bgti,bgtj->gij", a, a)
+    """The sum over samples and positions of a a', or its diagonal."""
+    return block.shares(a).to(d.dtype) if isinstance(block, Lookup) else _second_moment(a)
+
+
+def _second_moment(rows: Tensor) -> Tensor:
+    """The sum over samples and positions of r r', [G, n, n], of rows [B, G, T, n]; its diagonal [G, n] where n is large."""
+    return rows.square().sum((0, 2)) if rows.shape[3] > WIDE else torch.einsum("bgti,bgtj->gij", rows, rows)
 
 
 def _drawn(inputs: Tensor, draw: torch.Generator | None) -> Tensor:

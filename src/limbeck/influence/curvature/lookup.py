@@ -50,21 +50,23 @@ class Lookup:
         return torch.bincount(ids.flatten(), minlength=self.layer.num_embeddings).unsqueeze(0)
 
 
-def row_moments(calls: list[tuple[Tensor, Tensor]], outputs: Tensor, rows: int) -> Tensor:
+def row_moments(calls: list[tuple[Tensor, Tensor]], outputs: Tensor | None, rows: int) -> Tensor:
     """The sum over samples of the squared gradient of every row along `outputs`, [1, O, V].
 
     A row that a sample looks up several times adds up first.
 
     Args:
         calls: Ids [B, 1, T, 1] and gradients [B, 1, T, O].
-        outputs: Eigenvectors in columns, [1, O, O].
+        outputs: Eigenvectors in columns, [1, O, O]; None for the unit matrix.
         rows: V.
     """
-    total = outputs.new_zeros(rows, outputs.shape[1])
+    total = calls[0][1].new_zeros(rows, calls[0][1].shape[-1])
     for samples in {len(ids) for ids, _ in calls}:
         same = [(ids.flatten(1), d.flatten(0, 2)) for ids, d in calls if len(ids) == samples]
         places = [(torch.arange(samples, device=ids.device).unsqueeze(1) * rows + ids).flatten() for ids, _ in same]
         keys, where = torch.unique(torch.cat(places), return_inverse=True)
-        own = outputs.new_zeros(len(keys), outputs.shape[1]).index_add(0, where, torch.cat([d for _, d in same]))
-        total.index_add_(0, keys % rows, (own @ outputs[0]).square())  # in place: a table may be large
+        own = total.new_zeros(len(keys), total.shape[1]).index_add(0, where, torch.cat([d for _, d in same]))
+        total.index_add_(
+            0, keys % rows, (own if outputs is None else own @ outputs[0]).square()
+        )  # in place: a table may be large
     return total.T.unsqueeze(0)
