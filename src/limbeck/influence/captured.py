@@ -80,8 +80,8 @@ def obstacles(model: nn.Module) -> list[str]:
 class Capture:
     """Calls of a model's layers, in order, while `recording` is on.
 
-    Whoever takes step after step keeps one: room for the samples' gradients, which wait for the weights, costs more to ask for
-    anew each time than what is written into it.
+    Whoever takes step after step keeps one: on the processor room for the samples' gradients, which wait for the weights, costs
+    more to ask for anew each time than what is written into it.
 
     Args:
         model: Whose trainable parameters matter.
@@ -251,9 +251,11 @@ class Capture:
         return None
 
     def _room(self, number: int, shape: torch.Size, like: Tensor) -> Tensor:
-        """Scratch of this shape; the old one where it fits."""
+        """Scratch of this shape; on the processor the old one where it fits."""
+        if like.device.type != "cpu":
+            return like.new_empty(shape)
         old = self.scratch.get(number)
-        if old is None or old.shape != shape or old.dtype != like.dtype or old.device != like.device:
+        if old is None or old.shape != shape or old.dtype != like.dtype:
             self.scratch[number] = old = like.new_empty(shape)
         return old
 

@@ -208,10 +208,8 @@ class Served(Teacher):
         log_probs = torch.tensor([value for row in rows for _, value in row], dtype=torch.float64).view(len(rows), self.k)
         known = log_probs.logsumexp(-1)
         vocabulary = self.classes or LARGEST_VOCABULARY
-        most = (log_probs[:, -1].exp() * (vocabulary - self.k)).clamp(
-            min=0
-        ) + 1e-3  # no other token is more probable than the last
-        fits = (known <= 1e-3) & (1 - known.exp() <= most)
+        others = log_probs[:, -1].exp() * max(vocabulary - self.k, 0)  # at most: none is more probable than the last
+        fits = (known <= 1e-3) & (1 - known.exp() <= others + 1e-3)
         if not bool(fits.all()) or int(ids.max()) >= vocabulary:
             raise RunError(NO_LOG_PROBS)
         tail = (-known.exp()).log1p().where(known < -NEAREST_TO_ALL, torch.tensor(NEAREST_TO_ALL).double().log())
