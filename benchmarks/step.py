@@ -8,7 +8,8 @@ period; the first estimate of a run is left out. `few queries` is the same with 
 statistics every 50 steps (`query_batch=64`, `EKFAC(statistics=50)`). Ratios are medians of paired ratios, with their quartiles.
 `--quick` takes three repeats: minutes for a ResNet. `round` is a batch's share of a round of stored scores, which reads four
 batches together (of language one), q at hand and curvature left out (both are there once a round, however many samples there
-are): in the first round, and in later ones, which have the teacher's answers.
+are): in the first round, and in later ones, which have the teacher's answers; `later / pass` is beside a forward and backward
+pass of the student alone.
 `--memory` runs each kind of step in a process of its own and compares the peak of all tensors that a step makes (what is there
 before it, parameters, q and kept room, is not in it), and the peak of resident memory in three first steps, curvature and query
 gradient included.
@@ -58,6 +59,7 @@ IMAGES = DataSpec("image", (3, 32, 32), 100, None)
 FEW = 32
 """Samples of the first estimate, whose time is in no figure: on a ResNet the default's 512 take minutes. It holds as many at a
 time, so that more of them take no more memory."""
+QUERIES = 200
 TOKENS = DataSpec("tokens", (64,), 10, 1000)
 TEXT = DataSpec("language", (64,), 1000, 1000)
 PAIRS: dict[str, tuple[Architecture, Architecture, DataSpec]] = {
@@ -89,6 +91,7 @@ class Pair:
     small: Callable[[], object]
     renewal: Callable[[], object]
     turn: Callable[[], object]
+    alone: Callable[[], object]
     first_round: Callable[[], object]
     later_round: Callable[[], object]
 
@@ -104,14 +107,14 @@ def batch_of(spec: DataSpec, count: int) -> Batch:
     return Batch(inputs, torch.randint(0, spec.classes, labelled, generator=generator), torch.arange(count))
 
 
-def training_of(name: str, weighting: InfluenceWeighting | Uniform, count: int) -> tuple[Training, Batch]:
-    """A run of the pair that stands before its first step."""
+def training_of(name: str, weighting: InfluenceWeighting | Uniform, count: int, asked: int = QUERIES) -> tuple[Training, Batch]:
+    """A run of the pair that stands before its first step, with `asked` query samples."""
     teacher, student, spec = PAIRS[name]
     torch.manual_seed(0)
     distiller = Distiller(student.build(spec), Single(teacher.build(spec)), KD(T=4) * 0.5 + CE() * 0.5, weighting=weighting)
     optimizer = torch.optim.SGD(distiller.student.parameters(), lr=0.01, momentum=0.9)
     engine = LocalEngine()
-    queries = batch_of(spec, 200)
+    queries = batch_of(spec, asked)
     training = Training(distiller, distiller.student, optimizer, engine, lambda *_: 1.0, steps=10**6, queries=queries)
     weighting.bind(
         Setting(
@@ -149,6 +152,7 @@ def pair_of(name: str, count: int) -> Pair:
         small=lambda: solver.solve(mean_gradient(student, task.query_loss, [queries.take(slice(0, count))])[0], problem),
         renewal=lambda: solver.update(problem, 20),
         turn=lambda: turning.update(problem, 20),
+        alone=lambda: mean_gradient(student, task.query_loss, [batch]),
         first_round=rounds[0],
         later_round=rounds[1],
     )
@@ -190,9 +194,9 @@ def measure(name: str, count: int, repeats: int) -> str:
         plain.append((before + after) / 2)
     base = statistics.median(plain)
     pair.later_round()
-    query, small, renewal, turn, first, later = (
+    query, small, renewal, turn, alone, first, later = (
         statistics.median(seconds(act) for _ in range(3)) / base
-        for act in (pair.query, pair.small, pair.renewal, pair.turn, pair.first_round, pair.later_round)
+        for act in (pair.query, pair.small, pair.renewal, pair.turn, pair.alone, pair.first_round, pair.later_round)
     )
     low, exact, high = statistics.quantiles(ratios, n=4)
     share, turns = count / piece_of(name, count), (turn - renewal) / 200
@@ -200,7 +204,7 @@ def measure(name: str, count: int, repeats: int) -> str:
     amortised, sparing = exact + query / 20 + renewal / 20 + turns, exact + small / 20 + renewal / 50 + turns
     return (
         f"| {name} | {1000 * base:.1f} | {exact:.2f} ({low:.2f}-{high:.2f}) | {amortised:.2f} | {sparing:.2f} | "
-        f"{query:.2f} | {renewal:.2f} | {turn:.2f} | {first:.2f} | {later:.2f} | {1 + later / 5:.2f}"
+        f"{query:.2f} | {renewal:.2f} | {turn:.2f} | {first:.2f} | {later:.2f} | {later / alone:.2f} | {1 + later / 5:.2f}"
     )
 
 
@@ -254,9 +258,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {options.threads} thread(s), batch {options.batch}, teacher live; process time.\n")
     print(
         "| pair | plain step, ms | exact / plain (quartiles) | amortised | few queries | q | renewal | with turn, in plain steps "
-        "| round: first | later | later, every 5 epochs |"
+        "| round: first | later | later / pass | later, every 5 epochs |"
     )
-    print("|---" * 11 + "|")
+    print("|---" * 12 + "|")
     for name in options.pairs:
         print(measure(name, options.batch, 3 if options.quick else options.repeats) + " |", flush=True)
     if options.memory:

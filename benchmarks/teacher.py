@@ -1,6 +1,6 @@
 """KD-AIF's teacher updates: what a step costs, and how far the first order agrees with the exact gradient.
 
-    python benchmarks/teacher.py --time [--pairs encoder resnet20] [--repeats 5]
+    python benchmarks/teacher.py --time [--pairs encoder resnet20] [--queries 200] [--repeats 5]
     python benchmarks/teacher.py --agreement [--seeds 3]
 
 `--time` gives ratios to a KD-AIF step of the student followed by an ordinary supervised step of the teacher, interleaved, process
@@ -39,7 +39,7 @@ from limbeck.training.teacher_update import first_order_backward, query_gradient
 from limbeck.training.training import Training
 from limbeck.training.weighted import next_queries, weighted_backward
 from limbeck.weighting.influence import InfluenceWeighting
-from step import PAIRS, seconds, training_of
+from step import PAIRS, QUERIES, seconds, training_of
 
 RATE, STEPS, LOOKS, FEW = 0.1, 100, 10, 32
 AGES = (2, 5, 20)
@@ -51,9 +51,9 @@ KINDS: dict[str, dict] = {
 }
 
 
-def moving(name: str, count: int, **settings: object) -> tuple[Training, Simultaneous, Batch]:
+def moving(name: str, count: int, asked: int, **settings: object) -> tuple[Training, Simultaneous, Batch]:
     """A run of the pair after its first step: every q is there already."""
-    training, batch = training_of(name, InfluenceWeighting(refresh=20, samples=FEW), count)
+    training, batch = training_of(name, InfluenceWeighting(refresh=20, samples=FEW), count, asked)
     training.distiller.teacher = Single(with_statistics(training.distiller.teacher.tapped.model, batch), trained=True)
     step = Simultaneous(**settings)
     step.prepare(training, None, resumed=False)
@@ -72,9 +72,9 @@ def with_statistics(model: nn.Module, batch: Batch) -> nn.Module:
     return model
 
 
-def supervised(name: str, count: int) -> Callable[[], object]:
+def supervised(name: str, count: int, asked: int) -> Callable[[], object]:
     """The baseline: the student's KD-AIF step, then a step of the teacher on the labels."""
-    training, side, batch = moving(name, count)
+    training, side, batch = moving(name, count, asked)
     student = Student()
 
     def act() -> None:
@@ -85,10 +85,10 @@ def supervised(name: str, count: int) -> Callable[[], object]:
     return act
 
 
-def times(name: str, count: int, repeats: int) -> str:
+def times(name: str, count: int, asked: int, repeats: int) -> str:
     """One row: each kind of step over the baseline."""
-    base = supervised(name, count)
-    kinds = {kind: moving(name, count, **settings) for kind, settings in KINDS.items()}
+    base = supervised(name, count, asked)
+    kinds = {kind: moving(name, count, asked, **settings) for kind, settings in KINDS.items()}
     base()
     ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(repeats):
@@ -168,6 +168,7 @@ def main() -> None:
         "--pairs", nargs="+", default=["encoder", "resnet20"], choices=list(PAIRS), help="pairs of nets to measure"
     )
     parser.add_argument("--batch", type=int, default=64, help="samples of a step")
+    parser.add_argument("--queries", type=int, default=QUERIES, help="samples of the query set, for --time")
     parser.add_argument("--repeats", type=int, default=5, help="times that each is measured")
     parser.add_argument("--seeds", type=int, default=3, help="runs for --agreement")
     options = parser.parse_args()
@@ -183,7 +184,7 @@ def main() -> None:
     if options.time:
         print("| pair | " + " | ".join(KINDS) + " |\n|---|---|---|---|---|")
         for name in options.pairs:
-            print(times(name, options.batch, options.repeats), flush=True)
+            print(times(name, options.batch, options.queries, options.repeats), flush=True)
 
 
 if __name__ == "__main__":
