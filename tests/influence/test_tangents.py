@@ -1,6 +1,7 @@
 """Tangents that ride on a forward pass: right, no longer alive than needed, and without a trace in the pass itself."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from limbeck.core.errors import RunError
+from limbeck.core.errors import RunError, UnsupportedModelError
 from limbeck.influence.tangents import Tangents
 from limbeck.influence.vectors import Vector, trainable
 from support.makers import normal
@@ -106,3 +107,121 @@ def test_what_the_graph_needs_may_not_change() -> None:
         result = net(torch.ones(2, 3))
     with pytest.raises(RunError, match="changed in place"):
         result.sum().backward()
+
+
+class Calls(nn.Module):
+    """A convolution, whatever is done with what it gives, and a head."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor], norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.norm, self.head, self.call = nn.Conv2d(3, 3, 3), norm or nn.Identity(), nn.Linear(3, 2), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(torch.tanh(self.call(self.norm(self.layer(x)))).mean((2, 3)))
+        return found
+
+
+def leaky(h: Tensor) -> Tensor:
+    return F.leaky_relu(h, 0.3, True)
+
+
+def through_a_view(h: Tensor) -> Tensor:
+    h.flatten(1).relu_()
+    return h
+
+
+def under_a_view(h: Tensor) -> Tensor:
+    view = h[:, :, :2]
+    h.relu_()
+    return view
+
+
+def beside_a_view(h: Tensor) -> Tensor:
+    part = h[:, :, :1]
+    part += 2
+    return h[:, :, :2]
+
+
+def without_a_trace(h: Tensor) -> Tensor:
+    h.detach().mul_(2)
+    return h
+
+
+@pytest.mark.parametrize("call", [leaky, through_a_view, under_a_view, beside_a_view, without_a_trace], ids=lambda c: c.__name__)
+def test_a_tensor_whose_tangent_is_stale_is_refused(call: Callable[[Tensor], Tensor]) -> None:
+    net = Calls(call).double()
+    with pytest.raises(UnsupportedModelError, match="in place"), Tangents(net, direction(net)):
+        net(normal(2, 3, 5, 5))
+
+
+CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "pad": lambda h: F.pad(h, (1, 1), value=2.0),
+    "largest": lambda h: h.flatten(2).max(2, keepdim=True).values.unsqueeze(3),
+    "sorted": lambda h: torch.topk(h, 2, 3)[0],
+    "named": lambda h: torch.flatten(input=h, start_dim=2).mean(dim=2).view(-1, 3, 1, 1) + torch.relu(input=h),
+    "named convolution": lambda h: F.conv2d(h, weight=torch.ones(3, 3, 1, 1).double()) + torch.add(h, other=h, alpha=3),
+    "dropout in place": lambda h: F.dropout(h + 1.0, 0.5, True, True) * h,
+    "in place": lambda h: F.relu(h.add_(1.0), True),
+    "one sample": lambda h: torch.stack([F.conv2d(one, torch.ones(3, 3, 1, 1).double(), one.sum((1, 2))) for one in h]),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_of_many_forms(name: str) -> None:
+    torch.manual_seed(0)
+    net, x = Calls(CALLS[name]).double(), normal(4, 3, 5, 5, seed=3)
+    q, rng = direction(net), torch.get_rng_state()
+    wanted = along(net, x, q)
+    torch.set_rng_state(rng)
+    plain = net(x)
+    torch.set_rng_state(rng)
+    with Tangents(net, q) as tangents:
+        result = net(x)
+    assert torch.equal(result, plain)
+    assert_close(tangents.of(result), wanted, rtol=1e-10, atol=1e-10)
+
+
+class OwnNorm(nn.Module):
+    """Batch normalisation by a call that torch does not document, as some nets have it."""
+
+    def __init__(self, call: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.gain, self.call = nn.Parameter(torch.ones(3)), call
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("spread", torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x, self.gain, None, self.mean, self.spread, True, 0.1, 1e-5)
+
+
+NORMS = {
+    "batch_norm": lambda: OwnNorm(lambda *parts: torch.batch_norm(*parts, False)),
+    "native_batch_norm": lambda: OwnNorm(lambda *parts: torch.native_batch_norm(*parts)[0]),
+    "instance norm": lambda: nn.InstanceNorm2d(3, affine=True, track_running_stats=True),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_running_statistics_move_once(name: str) -> None:
+    net, x = Calls(torch.tanh, NORMS[name]()).double(), normal(4, 3, 5, 5)
+    other, q = copy.deepcopy(net), direction(net)
+    with Tangents(net, q) as tangents:
+        result = net(x)
+    assert torch.equal(result, other(x))
+    assert_close(dict(net.named_buffers()), dict(other.named_buffers()), rtol=0, atol=0)
+    assert_close(tangents.of(result), along(net, x, q), rtol=1e-10, atol=1e-10)
+
+
+def test_one_value_a_channel_has_no_statistics() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    with pytest.raises(ValueError, match="more than 1 value"), Tangents(net, direction(net)):
+        net(torch.ones(1, 3))
+
+
+def test_whatever_fails_nothing_stays_switched_on() -> None:
+    net = Calls(leaky).double()
+    with pytest.raises(UnsupportedModelError), Tangents(net, direction(net)) as tangents:
+        net(normal(2, 3, 5, 5))
+    known, weight = len(tangents.known), net.head.weight
+    assert (weight * weight).grad_fn._saved_self is weight  # type: ignore[union-attr]
+    assert len(tangents.known) <= known

@@ -29,6 +29,7 @@ Of = Callable[[Tensor], Tensor | None]
 """The tangent of a tensor; None for a tensor that does not move."""
 Rule = Callable[..., Tensor | None]
 """(Of, result, the call's own arguments) -> the result's tangent."""
+CHANGED = "influence: the model changes a tensor in place ({}); no tangent can follow it."
 
 
 @final
@@ -46,12 +47,12 @@ class Tangents(TorchFunctionMode):
     def __init__(self, model: nn.Module, q: Vector) -> None:
         super().__init__()
         forward_rules()
-        self.known = WeakTensorKeyDictionary()
+        self.known = WeakTensorKeyDictionary()  # tensor -> (tangent, how often the tensor had been changed then)
         self.largest = 0
         self._saved = torch.autograd.graph.saved_tensors_hooks(_alias, _unchanged)
         for name, part in trainable(model).items():
             if name in q:
-                self.known[part] = q[name].to(part.dtype)
+                self.known[part] = q[name].to(part.dtype), part._version
 
     def __enter__(self) -> "Tangents":
         """Begin; the graph keeps aliases of what it saves, so that a tangent goes when the model lets go of its tensor."""
@@ -70,8 +71,10 @@ class Tangents(TorchFunctionMode):
         return torch.zeros_like(value) if found is None else found
 
     def _of(self, value: Tensor) -> Tensor | None:
-        found: Tensor | None = self.known.get(value)  # type: ignore[no-untyped-call]
-        return found
+        found: tuple[Tensor, int] | None = self.known.get(value)  # type: ignore[no-untyped-call]
+        if found is not None and found[1] != value._version:
+            raise UnsupportedModelError(CHANGED.format("through another view of it"))
+        return None if found is None else found[0]
 
     def outputs(self, answer: Outputs) -> tuple[Tensor, ...]:
         """The tangents of logits and features."""
@@ -86,34 +89,47 @@ class Tangents(TorchFunctionMode):
             UnsupportedModelError: The call changes a tensor that has a tangent in place.
         """
         named = dict(kwargs or {})
-        if not any(part in self.known for part in _tensors([*args, *named.values()])):
-            return func(*args, **named)
-        name = getattr(func, "__name__", "")
-        if func not in MENDED and (named.get("inplace") or (name.endswith("_") and not name.endswith("__")) or name in IN_PLACE):
-            raise UnsupportedModelError(f"influence: the model changes a tensor in place ({name}); no tangent can follow it.")
-        if func in PLAIN:
+        parts = list(_tensors([*args, *named.values()]))
+        if func in PLAIN or not any(part in self.known for part in parts):
             return func(*args, **named)
         if func in JOINT:
             result, tangent = JOINT[func](self._of, *args, **named)
             self._keep(result, tangent)
             return result
-        rule = RULES.get(func)
+        rule = RULES.get(func) if args else None  # rules know the first argument by its place
         rng = torch.get_rng_state() if rule is None else None  # what is run twice draws the same dropout mask twice
+        before = [(part, self._of(part), part._version) for part in parts]
         result = func(*args, **named)
+        self._follow(func, before)
+        moving = [part for part, own, _ in before if own is not None]
         with torch.no_grad(), random_state(rng):
             if rule is not None:
                 self._keep(result, rule(self._of, result, *args, **named))
-            elif func in LINEAR and isinstance(args[0], Tensor) and not any(p in self.known for p in _tensors(args[1:])):
-                self._keep(result, func(self.known[args[0]], *args[1:], **named))
+            elif func in LINEAR and args and len(moving) == 1 and moving[0] is args[0]:
+                own = self.of(args[0])
+                self._keep(result, func(own.clone() if result is args[0] else own, *args[1:], **named))
             else:
                 self._by_dual_numbers(func, args, named, result)
         return result
+
+    def _follow(self, func: Callable[..., Any], before: Sequence[tuple[Tensor, Tensor | None, int]]) -> None:
+        """See to the arguments that a call changed in place: each with its tangent and its version before.
+
+        Raises:
+            UnsupportedModelError: There are some, and no rule says how the tangent changes.
+        """
+        for part, own, version in before:
+            if part._version != version:
+                if func not in MENDED:
+                    raise UnsupportedModelError(CHANGED.format(getattr(func, "__name__", "by a call of its own")))
+                if own is not None:
+                    self.known[part] = own, part._version
 
     def _keep(self, result: Any, tangent: Any) -> None:
         """Note the tangents of a result, which may be a tensor or a sequence of them."""
         if isinstance(result, Tensor):
             if tangent is not None and result.is_floating_point():
-                self.known[result] = tangent.detach()
+                self.known[result] = tangent.detach().to(result.dtype), result._version
                 self.largest = max(self.largest, tangent.numel())
         elif isinstance(result, list | tuple):
             for part, own in zip(result, tangent, strict=True):
@@ -127,7 +143,8 @@ class Tangents(TorchFunctionMode):
 
     def _dual(self, part: Tensor) -> Tensor:
         own = self._of(part)
-        return part.detach() if own is None else carry(part.detach(), own)
+        # What does not move may be running statistics, which the call has moved already: it gets a copy.
+        return part.detach().clone() if own is None else carry(part.detach(), own)
 
 
 def _alias(saved: Tensor) -> tuple[Tensor, int]:
@@ -162,8 +179,10 @@ def _mapped(part: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(part)
     if isinstance(part, Mapping):
         return {name: _mapped(one, change) for name, one in part.items()}
-    if type(part) in (list, tuple):
-        return type(part)(_mapped(one, change) for one in part)
+    if isinstance(part, list):
+        return [_mapped(one, change) for one in part]
+    if isinstance(part, tuple):  # with names too, as `max` gives them
+        return tuple(_mapped(one, change) for one in part)
     return part
 
 
@@ -176,13 +195,12 @@ def _total(*parts: Tensor | None) -> Tensor | None:
 def _affine(layer: Callable[..., Tensor]) -> Rule:
     """Linear layers and convolutions: L(tx; W) + L(x; tW, tb)."""
 
-    def rule(of: Of, result: Tensor, x: Tensor, w: Tensor, b: Tensor | None = None, *more: Any,
+    def rule(of: Of, result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Any,
              **named: Any) -> Tensor | None:  # fmt: skip
-        b = named.pop("bias", b)
-        tx, tw, tb = of(x), of(w), None if b is None else of(b)
-        from_input = None if tx is None else layer(tx, w, None, *more, **named)
+        tx, tw, tb = of(x), of(weight), None if bias is None else of(bias)
+        from_input = None if tx is None else layer(tx, weight, None, *more, **named)
         if tw is None:
-            moved = None if tb is None else tb.view(-1, *[1] * (result.dim() - 2 if layer is not F.linear else 0))
+            moved = None if tb is None else tb.view(-1, *[1] * (weight.dim() - 2))
             return _total(from_input, None if moved is None else moved.expand_as(result))
         own = layer(x, tw, tb, *more, **named)
         return own if from_input is None else from_input.add_(own)
@@ -199,7 +217,7 @@ def _batch_norm(of: Of, x: Tensor, mean: Tensor | None, var: Tensor | None,
     statistics normalise, and 0 where running ones do.
     """
     running = None if training or mean is None or var is None else (var, mean)
-    at_once = running is None and x.device.type == "cpu"
+    at_once = running is None and x.device.type == "cpu" and x.numel() > x.shape[1]  # else `F.batch_norm` says what is wrong
     if at_once:  # what `F.batch_norm` calls there; it gives the batch's statistics too, which cost a pass of their own
         result, centre, scale = torch.native_batch_norm(x, weight, bias, mean, var, True, momentum, eps)
     else:
@@ -220,7 +238,7 @@ def _batch_norm(of: Of, x: Tensor, mean: Tensor | None, var: Tensor | None,
             slope, level = slope - gain * scale * along, level - gain * scale * total
         own = torch.addcmul(_along(level - centre * scale * slope, x), x, _along(scale * slope, x))
         tangent = own if tx is None else own.addcmul_(tx, _along(gain * scale, x))
-        return result, tangent.to(result.dtype)
+        return result, tangent
 
 
 def _along(values: Tensor, x: Tensor) -> Tensor:
@@ -233,17 +251,22 @@ def _relu(of: Of, result: Tensor, x: Tensor, inplace: bool = False) -> Tensor | 
     return None if tx is None else torch.ops.aten.threshold_backward(tx, result, 0)
 
 
-def _add(of: Of, result: Tensor, x: Tensor | float, y: Tensor | float, *, alpha: float = 1) -> Tensor | None:
-    tx, ty = (of(part) if isinstance(part, Tensor) else None for part in (x, y))
+def _add(of: Of, result: Tensor, x: Tensor | float, other: Tensor | float, *, alpha: float = 1) -> Tensor | None:
+    tx, ty = (of(part) if isinstance(part, Tensor) else None for part in (x, other))
     if ty is not None and alpha != 1:
         ty = alpha * ty
     total = _total(tx, ty)
     return None if total is None else total.expand_as(result)
 
 
-def _matmul(of: Of, result: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
-    tx, ty = of(x), of(y)
-    return _total(None if tx is None else tx @ y, None if ty is None else x @ ty)
+def _matmul(of: Of, result: Tensor, x: Tensor, other: Tensor) -> Tensor | None:
+    tx, ty = of(x), of(other)
+    return _total(None if tx is None else tx @ other, None if ty is None else x @ ty)
+
+
+def _pad(of: Of, result: Tensor, x: Tensor, pad: Sequence[int], mode: str = "constant", value: object = None) -> Tensor | None:
+    tx = of(x)
+    return None if tx is None else F.pad(tx, pad, mode)
 
 
 def _embedding(of: Of, result: Tensor, ids: Tensor, weight: Tensor, padding_idx: int | None = None, *more: object,
@@ -277,6 +300,7 @@ RULES: Mapping[Any, Rule] = {
     F.conv1d: _affine(F.conv1d),
     F.conv2d: _affine(F.conv2d),
     F.layer_norm: _layer_norm,
+    F.pad: _pad,
     F.relu: _relu,
     torch.relu: _relu,
     torch.relu_: _relu,
@@ -306,13 +330,12 @@ LINEAR = frozenset(
         torch.flatten, Tensor.flatten, Tensor.unflatten, Tensor.view, Tensor.reshape, torch.reshape, Tensor.transpose,
         torch.transpose, Tensor.permute, torch.permute, Tensor.mean, torch.mean, Tensor.sum, torch.sum, Tensor.__getitem__,
         Tensor.contiguous, Tensor.clone, Tensor.unsqueeze, Tensor.squeeze, Tensor.expand, Tensor.to, Tensor.float, Tensor.neg,
-        F.adaptive_avg_pool2d, F.adaptive_avg_pool1d, F.avg_pool2d, F.avg_pool1d, F.pad, F.dropout, F.dropout1d, F.dropout2d,
+        F.adaptive_avg_pool2d, F.adaptive_avg_pool1d, F.avg_pool2d, F.avg_pool1d, F.dropout, F.dropout1d, F.dropout2d,
         Tensor.split, Tensor.chunk, torch.split, torch.chunk, Tensor.unbind, torch.unbind,
     }
 )  # fmt: skip
 """Operations that are linear in their first argument: the same call, on its tangent."""
-MENDED = frozenset({F.relu, torch.relu_, Tensor.relu_, Tensor.add_, Tensor.__iadd__})
-"""Calls that may change their first argument in place: their rules need the result only, or nothing of the old value."""
+MENDED = frozenset({F.relu, torch.relu_, Tensor.relu_, Tensor.add_, Tensor.__iadd__, F.dropout, F.embedding, F.instance_norm})
+"""Calls that may change an argument in place, and what becomes of its tangent does not need the old value."""
 PLAIN = frozenset({Tensor.detach, Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point})
 """Calls whose result has no tangent."""
-IN_PLACE = frozenset({"__iadd__", "__imul__", "__isub__", "__itruediv__", "__setitem__", "copy_"})
