@@ -225,3 +225,21 @@ def test_whatever_fails_nothing_stays_switched_on() -> None:
     known, weight = len(tangents.known), net.head.weight
     assert (weight * weight).grad_fn._saved_self is weight  # type: ignore[union-attr]
     assert len(tangents.known) <= known
+
+
+def test_a_compiled_net_runs_as_it_was_written_while_tangents_ride_on_it() -> None:
+    compiled: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., Tensor]:
+        compiled.append(graph)
+        return graph.forward
+
+    net, x = Calls(torch.tanh, nn.BatchNorm2d(3)).double(), normal(4, 3, 5, 5)
+    q, wanted = direction(net), along(copy.deepcopy(net), x, direction(net))
+    net.compile(backend=backend)
+    with Tangents(net, q) as tangents:
+        result = net(x)
+    assert not compiled
+    assert_close(tangents.of(result), wanted, rtol=1e-10, atol=1e-10)
+    assert_close(net(x), result)
+    assert compiled

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.influence.vectors import Vector, trainable
+from limbeck.influence.written import as_written
 
 Leaf = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Embedding | nn.LayerNorm | nn.GroupNorm | _BatchNorm
 """Layers that are linear in their parameters and keep the samples of a batch apart (batch normalisation in evaluation mode)."""
@@ -130,7 +131,8 @@ class Capture:
 
         handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in self.layers]
         try:
-            yield
+            with as_written():
+                yield
         finally:
             for handle in handles:
                 handle.remove()

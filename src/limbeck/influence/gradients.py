@@ -23,6 +23,7 @@ from limbeck.core.outputs import Outputs
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.task import Forward
 from limbeck.influence.vectors import Vector, trainable, zeros_like
+from limbeck.influence.written import as_written
 
 Loss = Callable[[Forward, Batch], Tensor]
 """One value per sample, [B], of a model at some parameters."""
@@ -77,7 +78,7 @@ def moving(model: nn.Module) -> Iterator[None]:
     padded = [part for part in model.modules() if isinstance(part, nn.Embedding) and part.padding_idx is not None]
     handles = [part.register_forward_hook(hook, with_kwargs=True) for part in padded]
     try:
-        with statistics_untouched(model), plain_attention():
+        with as_written(), statistics_untouched(model), plain_attention():
             yield
     finally:
         for handle in handles:

@@ -9,6 +9,7 @@ tensor. Over 300 lines: the rules of all operations stand side by side.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, final
 
 import torch
@@ -24,6 +25,7 @@ from limbeck.influence.captured import looked_up
 from limbeck.influence.gradients import carry, forward_rules, plain_attention, tangent_of
 from limbeck.influence.restoring import random_state
 from limbeck.influence.vectors import Vector, trainable
+from limbeck.influence.written import as_written
 
 Of = Callable[[Tensor], Tensor | None]
 """The tangent of a tensor; None for a tensor that does not move."""
@@ -49,21 +51,24 @@ class Tangents(TorchFunctionMode):
         forward_rules()
         self.known = WeakTensorKeyDictionary()  # tensor -> (tangent, how often the tensor had been changed then)
         self.largest = 0
-        self._saved = torch.autograd.graph.saved_tensors_hooks(_alias, _unchanged)
+        self._around = ExitStack()
         for name, part in trainable(model).items():
             if name in q:
                 self.known[part] = q[name].to(part.dtype), part._version
 
     def __enter__(self) -> "Tangents":
         """Begin; the graph keeps aliases of what it saves, so that a tangent goes when the model lets go of its tensor."""
-        self._saved.__enter__()
-        super().__enter__()  # type: ignore[no-untyped-call]
+        with ExitStack() as stack:
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_alias, _unchanged))
+            stack.enter_context(as_written())
+            super().__enter__()  # type: ignore[no-untyped-call]
+            self._around = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         """End."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._saved.__exit__(*error)
+        self._around.close()
 
     def of(self, value: Tensor) -> Tensor:
         """The tangent of a tensor, in its shape."""

@@ -19,6 +19,7 @@ from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.restoring import statistics_untouched
 from limbeck.influence.task import answer_of
 from limbeck.influence.vectors import trainable
+from limbeck.influence.written import as_written
 
 ROWS = 32
 """Samples that go through the model together: what is captured of them is the memory that curvature takes."""
@@ -108,7 +109,8 @@ def _capture(problem: Problem, candidates: dict[str, Covered], batch: Batch, fis
 
     handles = [block.layer.register_forward_hook(watch(name), with_kwargs=True) for name, block in candidates.items()]
     try:
-        answer = problem.model(batch)
+        with as_written():
+            answer = problem.model(batch)
     finally:
         for handle in handles:
             handle.remove()
