@@ -154,6 +154,12 @@ def test_a_tensor_whose_tangent_is_stale_is_refused(call: Callable[[Tensor], Ten
         net(normal(2, 3, 5, 5))
 
 
+def hooked(h: Tensor) -> Tensor:
+    h.retain_grad()
+    h.register_hook(lambda slope: slope)
+    return h.view(h.shape)
+
+
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "pad": lambda h: F.pad(h, (1, 1), value=2.0),
     "largest": lambda h: h.flatten(2).max(2, keepdim=True).values.unsqueeze(3),
@@ -162,6 +168,7 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "named convolution": lambda h: F.conv2d(h, weight=torch.ones(3, 3, 1, 1).double()) + torch.add(h, other=h, alpha=3),
     "dropout in place": lambda h: F.dropout(h + 1.0, 0.5, True, True) * h,
     "in place": lambda h: F.relu(h.add_(1.0), True),
+    "hooked": hooked,
     "one sample": lambda h: torch.stack([F.conv2d(one, torch.ones(3, 3, 1, 1).double(), one.sum((1, 2))) for one in h]),
 }
 

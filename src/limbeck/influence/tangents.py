@@ -342,5 +342,10 @@ LINEAR = frozenset(
 """Operations that are linear in their first argument: the same call, on its tangent."""
 MENDED = frozenset({F.relu, torch.relu_, Tensor.relu_, Tensor.add_, Tensor.__iadd__, F.dropout, F.embedding, F.instance_norm})
 """Calls that may change an argument in place, and what becomes of its tangent does not need the old value."""
-PLAIN = frozenset({Tensor.detach, Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point})
-"""Calls whose result has no tangent."""
+PLAIN = frozenset(
+    {
+        Tensor.detach, Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.register_hook, Tensor.retain_grad,
+        *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_leaf", "grad_fn")),
+    }
+)  # fmt: skip
+"""Calls whose result has no tangent, and attributes that have none."""
