@@ -252,8 +252,9 @@ def test_the_factor_of_a_wide_side_is_its_diagonal(wide: int, monkeypatch: pytes
     assert_close(kfac.turned(found).layers["model"].values, kfac.layers["model"].values, rtol=1e-9, atol=1e-12)
 
 
-def test_a_large_vocabulary_goes_a_few_samples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Tapped(nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7))).double()
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+def test_a_large_vocabulary_goes_a_few_samples_at_a_time(trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Tapped(nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7).requires_grad_(trained))).double()
     batch = Batch(labels(12, classes=7).view(4, 3), labels(12, classes=7).view(4, 3), torch.arange(4))
     problem = Problem(model, Supervised(), [batch], generator())
     (one,) = (part for _, part in capture(problem))

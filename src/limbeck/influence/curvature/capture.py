@@ -87,7 +87,7 @@ def capture(problem: Problem, fisher: Fisher = "true") -> Iterator[tuple[dict[st
         fisher: `true` takes gradients for labels drawn from the model, `empirical` those of the training loss as it is.
     """
     candidates = blocks(problem.model)
-    widest = max((block.layer.out_features for block in candidates.values() if isinstance(block.layer, nn.Linear)), default=1)
+    widest = max((part.out_features for part in problem.model.modules() if isinstance(part, nn.Linear)), default=1)
     for batch in problem.batches:
         tokens = 1 if batch.targets is None or batch.targets.dim() == 1 else batch.targets.shape[1]
         for piece in batch.split(-(-len(batch) // max(1, min(ROWS, LOGITS // (tokens * widest))))):
