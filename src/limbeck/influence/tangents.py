@@ -232,7 +232,7 @@ def _batch_norm(of: Of, x: Tensor, mean: Tensor | None, var: Tensor | None,
         return result, None
     with torch.no_grad():
         if not at_once:
-            spread, centre = torch.var_mean(x, [0, *range(2, x.dim())], correction=0) if running is None else running
+            spread, centre = _statistics(x) if running is None else running
             scale = (spread + eps).rsqrt()
         gain = torch.ones_like(scale) if weight is None else weight
         slope, level = (torch.zeros_like(scale) if part is None else part for part in (tw, tb))
@@ -244,6 +244,13 @@ def _batch_norm(of: Of, x: Tensor, mean: Tensor | None, var: Tensor | None,
         own = torch.addcmul(_along(level - centre * scale * slope, x), x, _along(scale * slope, x))
         tangent = own if tx is None else own.addcmul_(tx, _along(gain * scale, x))
         return result, tangent
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Every channel's variance and mean over [B, C, ...], in single precision at least, as torch's kernels take them."""
+    precise = x if x.dtype == torch.float64 else x.float()
+    spread, centre = torch.var_mean(precise, [0, *range(2, x.dim())], correction=0)
+    return spread, centre
 
 
 def _along(values: Tensor, x: Tensor) -> Tensor:

@@ -177,35 +177,42 @@ def scoring_pass(choice: Choice, model: nn.Module, loss: Loss, *, coupled: bool)
 def _captured_pass(model: nn.Module, loss: Loss, shared: set[str]) -> Callable[[Batch, Vector], Tensor]:
     capture = Capture(model, shared=shared)
 
-    def captured(batch: Batch, q: Vector) -> Tensor:
-        kept, start = [], 0
-        while start < len(batch):
-            piece = batch.take(slice(start, start + capture.together))
-            kept.append(_captured(model, loss, piece, q, capture))
-            capture.calls.clear()
-            start += len(piece)
-        return torch.cat(kept) if len(kept) > 1 else kept[0]
+    def products(piece: Batch, q: Vector) -> Tensor:
+        found = _captured(model, loss, piece, q, capture)
+        capture.calls.clear()
+        return found
 
-    return captured
+    return _in_pieces(products, lambda _: capture.together)
 
 
 def _carried_pass(model: nn.Module, loss: Loss, *, coupled: bool, cuts: bool) -> Callable[[Batch, Vector], Tensor]:
     count = FIRST
 
-    def carried(batch: Batch, q: Vector) -> Tensor:
+    def products(piece: Batch, q: Vector) -> Tensor:
         nonlocal count
+        with torch.no_grad(), plain_attention():
+            found, largest = _carried(model, loss, piece, q, coupled)
+        most = LARGEST if piece.index.device.type == "cpu" else DEVICE_LARGEST
+        count = max(1, most * len(piece) // max(1, largest))
+        return found
+
+    return _in_pieces(products, lambda batch: count if cuts else len(batch))
+
+
+def _in_pieces(
+    products: Callable[[Batch, Vector], Tensor], together: Callable[[Batch], int]
+) -> Callable[[Batch, Vector], Tensor]:
+    """The products of a batch, [B], taken some samples at a time; how many is asked anew before each piece."""
+
+    def whole(batch: Batch, q: Vector) -> Tensor:
         kept, start = [], 0
         while start < len(batch):
-            piece = batch.take(slice(start, start + count)) if cuts else batch
-            with torch.no_grad(), plain_attention():
-                products, largest = _carried(model, loss, piece, q, coupled)
-            most = LARGEST if piece.index.device.type == "cpu" else DEVICE_LARGEST
-            count = max(1, most * len(piece) // max(1, largest))
-            kept.append(products)
+            piece = batch.take(slice(start, start + together(batch)))
+            kept.append(products(piece, q))
             start += len(piece)
         return torch.cat(kept) if len(kept) > 1 else kept[0]
 
-    return carried
+    return whole
 
 
 def pass_of(choice: Choice | None) -> Way:

@@ -66,7 +66,6 @@ def row_moments(calls: list[tuple[Tensor, Tensor]], outputs: Tensor | None, rows
         places = [(torch.arange(samples, device=ids.device).unsqueeze(1) * rows + ids).flatten() for ids, _ in same]
         keys, where = torch.unique(torch.cat(places), return_inverse=True)
         own = total.new_zeros(len(keys), total.shape[1]).index_add(0, where, torch.cat([d for _, d in same]))
-        total.index_add_(
-            0, keys % rows, (own if outputs is None else own @ outputs[0]).square()
-        )  # in place: a table may be large
+        turned = own if outputs is None else own @ outputs[0]
+        total.index_add_(0, keys % rows, turned.square())  # in place: a table may be large
     return total.T.unsqueeze(0)
