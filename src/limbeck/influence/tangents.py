@@ -106,6 +106,8 @@ class Tangents(TorchFunctionMode):
         before = [(part, self._of(part), part._version) for part in parts]
         result = func(*args, **named)
         self._follow(func, before)
+        if result is parts[0] and result._version == before[0][2]:
+            return result  # what `contiguous` and the like need not change has its tangent
         moving = [part for part, own, _ in before if own is not None]
         with torch.no_grad(), random_state(rng):
             if rule is not None:
