@@ -409,6 +409,24 @@ def test_positions_as_rows_are_positions_of_their_samples() -> None:
     assert_close(found(lambda x: x.flatten(0, 1)), found(lambda x: x), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("solver", [KFAC(0.1), EKFAC(0.1)], ids=repr)
+def test_what_has_only_a_gradient_of_rounding_adds_no_noise(solver: Solver) -> None:
+    """A shift that batch normalisation takes away again: its gradient is 0, and what rounding leaves of it is no curvature."""
+    torch.manual_seed(0)
+    first = nn.Linear(5, 4)
+    first.weight.requires_grad_(False)
+    model = Tapped(nn.Sequential(first, nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, CLASSES)))
+    batch = Batch(normal(40, 5).float(), labels(40, classes=CLASSES), torch.arange(40))
+    rows = per_sample_gradients_slow(model, Supervised().training_loss, batch)
+    own = trainable(model)
+    solver.update(problem := Problem(model, Supervised(), [batch], generator()))
+    gradient = unflatten(rows.mean(0), own)
+    assert gradient["model.0.bias"].abs().max() > 0
+    q = solver.solve(gradient, problem)
+    still = q | {"model.0.bias": torch.zeros(4)}
+    assert_close(rows @ flatten(q), rows @ flatten(still), rtol=0, atol=1e-5)
+
+
 def test_wide_normalisations_have_no_matrix_of_their_own() -> None:
     """Its eigenvectors would cost the cube of its numbers; a gain alone may be twice as wide."""
     assert list(blocks(nn.Sequential(nn.LayerNorm(1024), nn.LayerNorm(1025), nn.LayerNorm(2048, bias=False)))) == ["0", "2"]

@@ -27,6 +27,10 @@ WIDE = 4_096
 POSITIONS = 4_096
 """Positions of a layer's inputs that a running factor is renewed from at most: enough for a mean, cheap under convolutions."""
 
+ROUNDING = 32
+"""A tensor whose gradients are at most so many last digits of the largest ones has none: noise that is divided by its own square
+would have as much say as a whole layer (a shift alone before batch normalisation, or a bias alone of attention's keys)."""
+
 
 @dataclass(frozen=True)
 class Kronecker:
@@ -60,7 +64,7 @@ class Kronecker:
 
     def solve(self, v: Vector, where: Mapping[str, Covered], damping: float) -> Vector:
         """(F + damping)^-1 v, block by block, damping relative to each block's mean eigenvalue."""
-        q = {name: v[name] / (level * (1 + damping)) if level > 0 else v[name] for name, level in self.others.items()}
+        q = {name: v[name] / divisor for name, divisor in self._divisors(damping).items()}
         for name, basis in self.layers.items():
             q.update(where[name].parts(basis.inverse(where[name].matrix(v), damping), v))
         return {name: q.get(name, part) for name, part in v.items()}
@@ -83,10 +87,21 @@ class Kronecker:
                 total.append(basis.energies(calls, damping))
         covered = {part for name in self.layers for part in (where[name].weight, where[name].bias)}
         others = gradients.whole([name for name in gradients.names if name not in covered])
-        for name, rows in others.items():
-            level = self.others.get(name, torch.zeros(()))
-            total.append(rows.square().flatten(1).sum(1) / (level * (1 + damping) if level > 0 else 1.0))
+        divisors = self._divisors(damping)
+        total.extend(rows.square().flatten(1).sum(1) / divisors.get(name, 1.0) for name, rows in others.items())
         return torch.stack(total).sum(0)
+
+    def _divisors(self, damping: float) -> Vector:
+        """What each tensor that no layer covers is divided by; 1 where it has no gradient but what rounding leaves."""
+        if not self.others:
+            return {}
+        largest = max(float(level) for level in (*self.others.values(), *(basis.level for basis in self.layers.values())))
+        return {
+            name: level * (1 + damping)
+            if level > largest * (ROUNDING * torch.finfo(level.dtype).eps) ** 2
+            else torch.ones_like(level)
+            for name, level in self.others.items()
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Flat, for a checkpoint."""
