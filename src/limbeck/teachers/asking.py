@@ -32,7 +32,7 @@ def reason(body: str) -> str:
     """
     try:
         found = json.loads(body)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON, or such as Python does not take
         return short(body)
     for key in ("error", "message", "detail"):
         found = found.get(key, found) if isinstance(found, dict) else found

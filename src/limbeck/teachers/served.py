@@ -234,7 +234,7 @@ class Served(Teacher):
                         f"Served: {self.url} refused the request for {self.model!r} ({why}); look at the arguments of "
                         f"Served, and at the server: its context must hold {room} tokens."
                     ) from error
-            except (OSError, HTTPException, json.JSONDecodeError) as error:
+            except (OSError, HTTPException, ValueError, RecursionError) as error:  # the last two: what came is no JSON
                 why = str(getattr(error, "reason", "") or error) or type(error).__name__
         raise RunError(f"Served: {self.url} did not answer for {self.model!r} ({short(why)}); look at the server.")
 
