@@ -17,7 +17,7 @@ from limbeck.influence.ways import Choice
 from limbeck.training.callback import Callback
 from limbeck.training.training import Training, Update
 
-VERSION = 3
+VERSION = 4
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ LONG, ROUNDS = 10, 15
 least two epochs apart."""
 STEPS = 20
 """Steps between two renewals of q where none are named."""
-EACH_STEP, FIRST_ROUND, LATER_ROUND = 0.5, 1.1, 0.6
+EACH_STEP, FIRST_ROUND, LATER_ROUND = 0.3, 1.0, 0.4
 """What a step's weights take in plain steps, and a round of scores in epochs of plain steps; the middle of what
 `benchmarks/step.py` finds. Later rounds have the teacher's answers."""
 
