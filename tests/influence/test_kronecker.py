@@ -218,8 +218,8 @@ def test_second_moments_and_energies_in_either_order_of_multiplication(
     level = level.square().sum() / level.sum() if plain else level.mean()
     assert_close(basis.level, level)
     assert_close(basis.energies(pairs, 0.1), (slow / (basis.values + 0.1 * level)).flatten(1).sum(1))
-    kron = [torch.stack([torch.kron(s.contiguous(), a.contiguous()) for a, s in zip(*where, strict=True)])]
-    dense = kron[0] @ torch.diag_embed(basis.values.flatten(1) + 0.1 * level) @ kron[0].mT
+    turn = torch.stack([torch.kron(s.contiguous(), a.contiguous()) for a, s in zip(*where, strict=True)])
+    dense = turn @ torch.diag_embed(basis.values.flatten(1) + 0.1 * level) @ turn.mT
     assert_close(basis.inverse(rows[0], 0.1).flatten(1), torch.linalg.solve(dense, rows[0].flatten(1)))
 
 

@@ -47,8 +47,7 @@ class Pieces:
             self.rows = self._found(batch.take(slice(0, TRIAL)))
         if self.mixing:
             count = max(1, len(batch) // MEETING)
-            rows = torch.arange(len(batch), device=batch.index.device)
-            return [batch.take(rows[number::count]) for number in range(count)] if count > 1 else [batch]
+            return [batch.take(slice(number, None, count)) for number in range(count)] if count > 1 else [batch]
         return batch.split(-(-len(batch) // self.rows)) if self.rows and len(batch) > self.rows else [batch]
 
     def _found(self, few: Batch) -> int:

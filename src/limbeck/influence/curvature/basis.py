@@ -35,13 +35,11 @@ class Basis:
         Along a diagonal, rows of an embedding or of a large head, each counts by its share of the curvature: most rows are rare,
         and the mean over all of them would leave those that are used without damping.
         """
-        level = self.values
-        for axis, vectors in ((2, self.inputs), (1, self.outputs)):
-            if vectors is not None:
-                level = level.mean(axis, keepdim=True)
-        if level.numel() == len(level):
-            return level.mean()
-        return level.square().sum() / level.sum().clamp(min=torch.finfo(level.dtype).tiny)
+        turned = [axis for axis, vectors in ((1, self.outputs), (2, self.inputs)) if vectors is not None]
+        if len(turned) == 2:
+            return self.values.mean()
+        rows = self.values.mean(turned) if turned else self.values
+        return rows.square().sum() / rows.sum().clamp(min=torch.finfo(rows.dtype).tiny)
 
     def inverse(self, matrix: Tensor, damping: float) -> Tensor:
         """(F + damping x level)^-1 applied to [G, O, I]."""
