@@ -258,9 +258,9 @@ def test_a_first_batch_of_one_sample_decides_nothing() -> None:
     assert found.way == "carried"
 
 
-@pytest.mark.parametrize(("wanted", "cut"), [("auto", 1), ("separate", 1), ("auto", 2)])
-def test_what_moves_forwards_but_has_no_gradient_is_noticed(wanted: str, cut: int) -> None:
-    assert_steps_are_exact(Unmoved, [some(8)], "reverse", wanted, cut=cut)
+@pytest.mark.parametrize(("wanted", "cut", "way"), [("auto", 1, "captured"), ("separate", 1, "reverse"), ("auto", 2, "reverse")])
+def test_what_moves_forwards_but_has_no_gradient_is_noticed(wanted: str, cut: int, way: str) -> None:
+    assert_steps_are_exact(Unmoved, [some(8)], way, wanted, cut=cut)
 
 
 def test_a_finished_model_with_a_part_that_has_no_gradient_is_scored_by_its_gradient() -> None:

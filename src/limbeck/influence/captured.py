@@ -7,6 +7,7 @@ batch do not meet inside the model; `ways.choose` finds out, by comparing with t
 One file, though over 300 lines: what is captured of a layer, and the three things that are made of it, must change together.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.influence.vectors import Vector, trainable
@@ -29,6 +31,10 @@ them are quicker, and take more memory."""
 FIRST = 64
 """Samples that go together before it is known how many numbers are captured of each."""
 
+CACHED = 2**20
+"""Numbers of samples' gradients that are formed together on the processor: its caches still hold them when the products are
+taken, and memory is given back and taken anew in pieces that no page fault goes with."""
+
 POSITIONS, GROWTH = 32, 2
 """A linear layer's gradients are formed sample by sample, in one product for scores and step, from this many positions of a
 sample on (with fewer, to read and write them costs more than a second product), and where they hold at most so many times the
@@ -42,19 +48,39 @@ class Call:
     Args:
         layer: The layer.
         inputs: What went in, detached, in the precision in which the layer worked.
-        output: What came out, with its graph.
+        shape: Of what came out, [B, ...].
+        edge: Where its gradient arrives in the graph, which alone holds what came out, so that memory goes as in a plain step;
+            None without a graph, and once a backward pass has been here.
         first: Whether no trained layer comes before it.
         gradient: The gradient of the losses' mean at the output, [B, ...]; filled in by a backward pass that keeps it.
-        each: Every sample's gradient of its share of the mean in weight and bias, [B, ...], where `backward_along` formed it;
-            a linear layer's weight lies on its side, [B, inputs, outputs], which is quicker to form.
+        each: Every sample's gradient of its share of the mean, where `backward_along` formed it.
     """
 
     layer: Leaf
     inputs: Tensor
-    output: Tensor
+    shape: torch.Size
+    edge: GradientEdge | None
     first: bool
     gradient: Tensor | None = None
-    each: tuple[Tensor | None, Tensor | None] | None = None
+    each: "Each | None" = None
+
+
+@dataclass
+class Each:
+    """Every sample's gradient in a layer's weight and bias.
+
+    Args:
+        weight: [n, ...] of some samples after others, or None; of a linear layer as `_sided` has it.
+        bias: [B, ...] or None.
+    """
+
+    weight: list[Tensor] | None
+    bias: Tensor | None
+
+    def weighted(self, weights: Tensor, layer: Leaf) -> tuple[Tensor | None, Tensor | None]:
+        """sum_i w_i g_i in weight and bias."""
+        bias = None if self.bias is None else _combined(weights, [self.bias])
+        return None if self.weight is None else _sided(layer, _combined(weights, self.weight)), bias
 
 
 def obstacles(model: nn.Module) -> list[str]:
@@ -81,9 +107,6 @@ def obstacles(model: nn.Module) -> list[str]:
 class Capture:
     """Calls of a model's layers, in order, while `recording` is on.
 
-    Whoever takes step after step keeps one: on the processor room for the samples' gradients, which wait for the weights, costs
-    more to ask for anew each time than what is written into it.
-
     Args:
         model: Whose trainable parameters matter.
         shared: Names of embeddings that all samples look up alike, such as positions. What a batch of another size has shown is
@@ -91,7 +114,6 @@ class Capture:
     """
 
     def __init__(self, model: nn.Module, shared: set[str] | None = None) -> None:
-        self.scratch: dict[int, Tensor] = {}  # by the number of the call
         self.shared = set() if shared is None else shared
         self.lookups = {id(part): name for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
         self.parameters = trainable(model)
@@ -126,7 +148,8 @@ class Capture:
                 x = x.to(output.dtype)  # as autocast does
             elif self._alike(layer, output, count):
                 x, output = (part.expand(count, *part.shape[part.dim() - kept :]) for part, kept in ((x, 1), (output, 2)))
-            self.calls.append(Call(layer, x, output, first))
+            edge = get_gradient_edge(output) if output.requires_grad else None
+            self.calls.append(Call(layer, x, output.shape, edge, first))
             return output.clone() if self.in_place else output  # an activation in place then changes the copy
 
         handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in self.layers]
@@ -136,7 +159,7 @@ class Capture:
         finally:
             for handle in handles:
                 handle.remove()
-        self.size = sum(call.inputs.numel() + call.output.numel() for call in self.calls) // count
+        self.size = sum(call.inputs.numel() + call.shape.numel() for call in self.calls) // count
 
     def _alike(self, layer: nn.Module, output: Tensor, count: int) -> bool:
         """Whether an embedding gave the same for all samples, once, [L, D] or [1, L, D]."""
@@ -160,10 +183,8 @@ class Capture:
         Args:
             loss: The mean over the batch of losses that each belong to one sample.
         """
-        outputs = [call.output for call in self.calls]
-        for call, gradient in zip(self.calls, torch.autograd.grad(loss, outputs, allow_unused=True), strict=True):
-            call.gradient = gradient
-            call.output = call.output.detach()
+        for call, gradient in zip(self.calls, slopes_of(loss, self.calls), strict=True):
+            call.gradient, call.edge = gradient, None
 
     @torch.no_grad()
     def products(self, q: Vector, count: int) -> Tensor:
@@ -189,26 +210,38 @@ class Capture:
         """
         parts: list[Tensor | None] = []
 
-        def passing(number: int, call: Call) -> Callable[[Tensor], None]:
-            def hook(d: Tensor) -> None:
-                own = self._own(call.layer, q)
-                call.each = self._each(number, call, d, count) if keep else None
-                parts.append(_along(call, d, *own, count) if call.each is None else _dot(call, own, count))
-                if keep and call.each is None:
-                    call.gradient = d
-                else:
-                    call.inputs = call.inputs.new_empty(0)
+        @torch.no_grad()
+        def passing(call: Call, d: Tensor) -> None:
+            own = self._own(call.layer, q)
+            products = self._formed(call, d, own, count) if keep else None
+            if products is None:
+                products = _along(call, d, *own, count)
+                call.gradient = d if keep else None
+            if not keep or call.each is not None:
+                call.inputs = call.inputs.new_empty(0)
+            parts.append(products)
+
+        def watched(call: Call, place: int) -> Callable[[tuple[Tensor | None, ...]], None]:
+            def hook(slopes: tuple[Tensor | None, ...]) -> None:
+                d = slopes[place]
+                if d is not None:
+                    passing(call, d)
 
             return hook
 
-        handles = [call.output.register_hook(passing(number, call)) for number, call in enumerate(self.calls)]  # type: ignore[no-untyped-call]
+        there = [(call, call.edge) for call in self.calls if call.edge is not None and not call.first]
+        handles = [edge.node.register_prehook(watched(call, edge.output_nr)) for call, edge in there]
+        ends = [call for call in self.calls if call.first]  # the pass goes no further: their nodes' hooks are not called
         try:
-            torch.autograd.grad(loss, [call.output for call in self.calls if call.first], allow_unused=True)
+            slopes = slopes_of(loss, ends)
         finally:
             for handle in handles:
                 handle.remove()
+        for call, d in zip(ends, slopes, strict=True):
+            if d is not None:
+                passing(call, d)
         for call in self.calls:
-            call.output = call.output.detach()
+            call.edge = None
         return _sum(parts, loss.new_zeros(count)) * count
 
     @torch.no_grad()
@@ -221,8 +254,7 @@ class Capture:
         total: Vector = {}
         for call in self.calls:
             if call.each is not None:
-                weight, bias = call.each
-                parts = (_turned(call.layer, _weighted(weights, weight)), _weighted(weights, bias))
+                parts = call.each.weighted(weights, call.layer)
             elif call.gradient is not None:
                 scaled = call.gradient * weights.to(call.gradient.dtype).view(-1, *[1] * (call.gradient.dim() - 1))
                 parts = _backward(call.layer, call.inputs, scaled)
@@ -235,37 +267,52 @@ class Capture:
                     total[name] = own if name not in total else total[name] + own
         return total
 
-    def _each(self, number: int, call: Call, d: Tensor, count: int) -> tuple[Tensor | None, Tensor | None] | None:
-        """Every sample's gradient in weight and bias, [B, ...]; None where to form it is not the cheapest.
+    def _formed(self, call: Call, d: Tensor, q: tuple[Tensor | None, Tensor | None], count: int) -> Tensor | None:
+        """Form every sample's gradient in weight and bias, and take its products, [B]; None where to form it is not the cheapest.
 
         Weighted and summed it is the step's gradient too, so that nothing else of the call is needed.
         """
         layer, x = call.layer, call.inputs
         w, b = (self.names.get(id(part)) for part in (layer.weight, getattr(layer, "bias", None)))
-        if isinstance(layer, nn.Linear) and w is not None:
+        if w is None:
+            return None
+        if isinstance(layer, nn.Linear):
             rows, slopes = x.reshape(count, -1, x.shape[-1]), d.reshape(count, -1, d.shape[-1])
             if rows.shape[1] < POSITIONS or layer.weight.numel() > GROWTH * rows.shape[1] * sum(layer.weight.shape):
                 return None
-            room = self._room(number, torch.Size((count, x.shape[-1], d.shape[-1])), d)
-            return torch.bmm(rows.transpose(1, 2), slopes, out=room), None if b is None else slopes.sum(1)
-        if isinstance(layer, nn.LayerNorm | nn.GroupNorm | _BatchNorm) and w is not None:
-            return _per_sample(layer, d * normalised(layer, x), count), None if b is None else _per_sample(layer, d, count)
-        return None
-
-    def _room(self, number: int, shape: torch.Size, like: Tensor) -> Tensor:
-        """Scratch of this shape; on the processor the old one where it fits."""
-        if like.device.type != "cpu":
-            return like.new_empty(shape)
-        old = self.scratch.get(number)
-        if old is None or old.shape != shape or old.dtype != like.dtype:
-            self.scratch[number] = old = like.new_empty(shape)
-        return old
+            left, right = (rows, slopes) if _wide(layer) else (slopes, rows)
+            size = count if d.device.type != "cpu" else max(1, CACHED // layer.weight.numel())
+            along = None if q[0] is None else _sided(layer, q[0]).reshape(-1)
+            weight, found = [], []
+            for start in range(0, count, size):
+                cut = slice(start, start + size)
+                weight.append(torch.bmm(left[cut].transpose(1, 2), right[cut]))
+                if along is not None:
+                    found.append(_dot(weight[-1], along))
+            call.each = Each(weight, None if b is None else slopes.sum(1))
+            products = [torch.cat(found)] if found else []
+        elif isinstance(layer, nn.LayerNorm | nn.GroupNorm | _BatchNorm):
+            gain = _per_sample(layer, normalised(layer, x).mul_(d), count)
+            call.each = Each([gain], None if b is None else _per_sample(layer, d, count))
+            products = [] if q[0] is None else [_dot(gain, q[0].reshape(-1))]
+        else:
+            return None
+        if call.each.bias is not None and q[1] is not None:
+            products.append(_dot(call.each.bias, q[1].reshape(-1)))
+        return _sum(products, d.new_zeros(count))
 
     def _own(self, layer: Leaf, q: Vector) -> tuple[Tensor | None, Tensor | None]:
         """A layer's part of a vector: weight and bias, None for what is not trained."""
         names = (self.names.get(id(layer.weight)), self.names.get(id(getattr(layer, "bias", None))))
         weight, bias = (None if name is None else q.get(name) for name in names)
         return weight, bias
+
+
+def slopes_of(loss: Tensor, calls: Sequence[Call], *, retain: bool = False) -> list[Tensor | None]:
+    """The loss's gradient at the output of each call; None where it does not reach it."""
+    edges = [call.edge for call in calls if call.edge is not None]
+    found = iter(torch.autograd.grad(loss, edges, retain_graph=retain, allow_unused=True) if edges else ())
+    return [None if call.edge is None else next(found) for call in calls]
 
 
 def _per_sample(layer: nn.LayerNorm | nn.GroupNorm | _BatchNorm, values: Tensor, count: int) -> Tensor:
@@ -281,23 +328,27 @@ def _sum(parts: Sequence[Tensor | None], zeros: Tensor) -> Tensor:
     return sum(there[1:], there[0]) if there else zeros
 
 
-def _turned(layer: Leaf, weight: Tensor | None) -> Tensor | None:
-    """A weight as its samples' gradients lie, and back."""
-    return weight.t().contiguous() if weight is not None and isinstance(layer, nn.Linear) else weight
+def _wide(layer: Leaf) -> bool:
+    """Whether it is a linear layer with more outputs than inputs, whose samples' gradients are quicker to form on their side."""
+    return isinstance(layer, nn.Linear) and layer.out_features > layer.in_features
 
 
-def _dot(call: Call, q: tuple[Tensor | None, Tensor | None], count: int) -> Tensor | None:
-    """The inner product of every sample's gradient with the direction, [B]."""
-    assert call.each is not None
-    along = (_turned(call.layer, q[0]), q[1])
-    pairs = [(g, v) for g, v in zip(call.each, along, strict=True) if g is not None and v is not None]
-    parts = [g.reshape(count, -1).to(v.dtype) @ v.reshape(-1) for g, v in pairs]
-    return sum(parts[1:], parts[0]) if parts else None
+def _sided(layer: Leaf, weight: Tensor) -> Tensor:
+    """A weight as the gradients of its samples lie, and back: of a wide linear layer [inputs, outputs]."""
+    return weight.t().contiguous() if _wide(layer) else weight
 
 
-def _weighted(weights: Tensor, each: Tensor | None) -> Tensor | None:
-    """sum_i w_i g_i of gradients [B, ...]."""
-    return None if each is None else (weights.to(each.dtype) @ each.reshape(len(each), -1)).reshape(each.shape[1:])
+def _dot(each: Tensor, along: Tensor) -> Tensor:
+    """The inner product of every sample's gradient, [n, ...], with a direction, [numbers]; gives [n]."""
+    return each.reshape(len(each), -1).to(along.dtype) @ along
+
+
+def _combined(weights: Tensor, each: list[Tensor]) -> Tensor:
+    """sum_i w_i g_i of gradients [n, ...], some samples after others."""
+    total = each[0].new_zeros(each[0][0].numel())
+    for own, part in zip(torch.split(weights.to(total.dtype), [len(part) for part in each]), each, strict=True):
+        total.addmv_(part.reshape(len(part), -1).t(), own)
+    return total.reshape(each[0].shape[1:])
 
 
 def _along(call: Call, d: Tensor, w: Tensor | None, b: Tensor | None, count: int) -> Tensor | None:
@@ -396,7 +447,12 @@ def gain_and_shift(layer: Leaf, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
 def normalised(layer: Leaf, x: Tensor) -> Tensor:
     """The input as a normalisation leaves it, without gain and shift."""
     if isinstance(layer, nn.LayerNorm):
-        return F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+            return F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+        flat = x.reshape(-1, math.prod(layer.normalized_shape))  # three times as quick as the kernel, which looks for the moments
+        flat = flat - flat.mean(1, keepdim=True)
+        square = torch.linalg.vector_norm(flat, dim=1, keepdim=True).square() / flat.shape[1]
+        return (flat * (square + layer.eps).rsqrt()).reshape(x.shape)
     if isinstance(layer, nn.GroupNorm):
         return F.group_norm(x, layer.num_groups, None, None, layer.eps)
     assert isinstance(layer, _BatchNorm)

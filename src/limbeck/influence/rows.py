@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
-from limbeck.influence.captured import FIRST, Call, Capture, gain_and_shift
+from limbeck.influence.captured import FIRST, Call, Capture, gain_and_shift, slopes_of
 from limbeck.influence.curvature.covered import Block, by_sample
 from limbeck.influence.gradients import Loss
 from limbeck.influence.vectors import Vector
@@ -196,14 +196,14 @@ class OutputRows(Layers):
     def __init__(self, model: nn.Module, batch: Batch, shared: set[str] | None = None) -> None:
         super().__init__(model, batch, shared)
         logits, calls = self.answer.logits.flatten(1), self.capture.calls
-        outputs, self.outputs = [call.output for call in calls], logits.shape[1]
-        passes = [torch.autograd.grad(one.sum(), outputs, retain_graph=True, allow_unused=True) for one in logits.unbind(1)]
+        self.outputs = logits.shape[1]
+        passes = [slopes_of(one.sum(), calls, retain=True) for one in logits.unbind(1)]
         self.answer = self.answer.detach()
         sizes = [part.numel() for part in self.parameters.values()]
         self.matrix = logits.new_zeros(self.count * self.outputs, sum(sizes))
         columns = dict(zip(self.parameters, torch.split(self.matrix, sizes, 1), strict=True))
         for call, *slopes in zip(calls, *passes, strict=True):
-            call.output = call.output.detach()
+            call.edge = None
             for name, part in self._of_call(call, slopes):
                 columns[name] += part
 
@@ -211,7 +211,7 @@ class OutputRows(Layers):
         """What a call adds for its weight and bias, [B M, numbers], from its output gradient for each logit."""
         if all(slope is None for slope in slopes):
             return
-        there = [torch.zeros_like(call.output) if slope is None else slope for slope in slopes]
+        there = [call.layer.weight.new_zeros(call.shape) if slope is None else slope for slope in slopes]
         (weight, bias), block = self._names(call), self._block(call)
         if block is None:
             each = [self._written(replace(call, gradient=slope)) for slope in there]

@@ -133,9 +133,9 @@ def _multiplications(call: Call) -> int:
     """Of one sample in a layer's forward pass."""
     layer = call.layer
     if isinstance(layer, nn.Linear):
-        return layer.weight.numel() * (call.output.numel() // layer.out_features)
+        return layer.weight.numel() * (call.shape.numel() // layer.out_features)
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return layer.weight.numel() * (call.output.numel() // layer.out_channels)
+        return layer.weight.numel() * (call.shape.numel() // layer.out_channels)
     return 0
 
 
