@@ -3,9 +3,9 @@
     python benchmarks/step.py [--pairs mlp encoder resnet8x4 mobilenet] [--batch 64] [--repeats 15] [--quick] [--memory]
 
 `exact` is a step with exact scores and weights and a q that is already there; `amortised` adds what EK-FAC costs at the default
-schedule (q and a renewal of the running statistics every 20 steps, the eigenbasis turned every 200), measured and divided by its
-period; the first estimate of a run is left out. `few queries` is the same with as many queries as a batch has samples and
-statistics every 50 steps (`query_batch=64`, `EKFAC(statistics=50)`). Ratios are medians of paired ratios, with their quartiles.
+schedule (q every 20 steps from the 200 queries, of which a third has its turn; a renewal of the running statistics every 50; the
+eigenbasis turned every 200), measured and divided by its period; the first estimate of a run is left out. `all queries` is the
+same with the gradient of all of them each time (`turns=1`). Ratios are medians of paired ratios, with their quartiles.
 `--quick` takes three repeats: minutes for a ResNet. `round` is a batch's share of a round of stored scores, which reads four
 batches together (of language one), q at hand and curvature left out (both are there once a round, however many samples there
 are): in the first round, and in later ones, which have the teacher's answers; `later / pass` is beside a forward and backward
@@ -37,8 +37,10 @@ from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.identity import Identity
 from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.gradients import mean_gradient
+from limbeck.influence.in_turn import InTurn, parts_of
 from limbeck.influence.prepared import prepare
 from limbeck.influence.task import Task
+from limbeck.influence.vectors import Vector
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
 from limbeck.models.gpt import GPT
@@ -88,7 +90,7 @@ class Pair:
     plain: Callable[[], object]
     weighted: Callable[[], object]
     query: Callable[[], object]
-    small: Callable[[], object]
+    turn_of_queries: Callable[[], object]
     renewal: Callable[[], object]
     turn: Callable[[], object]
     alone: Callable[[], object]
@@ -139,7 +141,12 @@ def pair_of(name: str, count: int) -> Pair:
     step(aif, batch)
     student, task = aif.distiller.student, aif.distiller.task()
     assert aif.queries is not None
-    queries = aif.queries
+    queries, in_turn = aif.queries, InTurn(parts_of(QUERIES, InfluenceWeighting.TURNS))
+
+    def gradient(few: Batch) -> tuple[Vector, float]:
+        return mean_gradient(student, task.query_loss, [few])
+
+    in_turn(queries, gradient)
     problem = Problem(student, task, [batch_of(PAIRS[name][2], solver.samples)], torch.Generator().manual_seed(0))
     turning.update(problem, 0)
     piece = batch_of(PAIRS[name][2], piece_of(name, count))
@@ -149,7 +156,7 @@ def pair_of(name: str, count: int) -> Pair:
         plain=lambda: step(plain, batch),
         weighted=lambda: step(aif, batch),
         query=lambda: solver.solve(mean_gradient(student, task.query_loss, aif.asked())[0], problem),
-        small=lambda: solver.solve(mean_gradient(student, task.query_loss, [queries.take(slice(0, count))])[0], problem),
+        turn_of_queries=lambda: solver.solve(in_turn(queries, gradient)[0], problem),
         renewal=lambda: solver.update(problem, 20),
         turn=lambda: turning.update(problem, 20),
         alone=lambda: mean_gradient(student, task.query_loss, [batch]),
@@ -194,17 +201,17 @@ def measure(name: str, count: int, repeats: int) -> str:
         plain.append((before + after) / 2)
     base = statistics.median(plain)
     pair.later_round()
-    query, small, renewal, turn, alone, first, later = (
+    query, part, renewal, turn, alone, first, later = (
         statistics.median(seconds(act) for _ in range(3)) / base
-        for act in (pair.query, pair.small, pair.renewal, pair.turn, pair.alone, pair.first_round, pair.later_round)
+        for act in (pair.query, pair.turn_of_queries, pair.renewal, pair.turn, pair.alone, pair.first_round, pair.later_round)
     )
     low, exact, high = statistics.quantiles(ratios, n=4)
     share, turns = count / piece_of(name, count), (turn - renewal) / 200
     first, later = first * share, later * share
-    amortised, sparing = exact + query / 20 + renewal / 20 + turns, exact + small / 20 + renewal / 50 + turns
+    amortised, whole = (exact + asked / 20 + renewal / 50 + turns for asked in (part, query))
     return (
-        f"| {name} | {1000 * base:.1f} | {exact:.2f} ({low:.2f}-{high:.2f}) | {amortised:.2f} | {sparing:.2f} | "
-        f"{query:.2f} | {renewal:.2f} | {turn:.2f} | {first:.2f} | {later:.2f} | {later / alone:.2f} | {1 + later / 5:.2f}"
+        f"| {name} | {1000 * base:.1f} | {exact:.2f} ({low:.2f}-{high:.2f}) | {amortised:.2f} | {whole:.2f} | "
+        f"{part:.2f} | {query:.2f} | {renewal:.2f} | {turn:.2f} | {first:.2f} | {later:.2f} | {later / alone:.2f} | {1 + later / 5:.2f}"
     )
 
 
@@ -257,10 +264,10 @@ def main() -> None:
         return
     print(f"torch {torch.__version__}, {options.threads} thread(s), batch {options.batch}, teacher live; process time.\n")
     print(
-        "| pair | plain step, ms | exact / plain (quartiles) | amortised | few queries | q | renewal | with turn, in plain steps "
+        "| pair | plain step, ms | exact / plain (quartiles) | amortised | all queries | q | q of all | renewal | with turn, in plain steps "
         "| round: first | later | later / pass | later, every 5 epochs |"
     )
-    print("|---" * 12 + "|")
+    print("|---" * 13 + "|")
     for name in options.pairs:
         print(measure(name, options.batch, 3 if options.quick else options.repeats) + " |", flush=True)
     if options.memory:

@@ -36,6 +36,7 @@ OTHERS: dict[str, list[Any]] = {
     "objective": [CE() * 0.5],
     "normalise": ["zscore", "rms", "median"],
     "refresh": [7, "epochs:5"],
+    "turns": [3],
     "way": ["carried", "separate", "captured"],
     "source": ["teacher", "both"],
     "order": ["first"],

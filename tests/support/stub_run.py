@@ -21,15 +21,16 @@ W = TypeVar("W", bound=Weighting)
 
 
 class StubRun:
-    """A small net, 64 training samples of which the first 20 are flipped, 30 queries.
+    """A small net, 64 training samples of which the first 20 are flipped, and queries.
 
     Args:
         dropout: Of the net.
         seed: Of the run.
+        asked: Query samples.
     """
 
-    def __init__(self, dropout: float = 0.0, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, dropout: float = 0.0, seed: int = 0, asked: int = 30) -> None:
+        self.seed, self.asked = seed, asked
         torch.manual_seed(seed)
         self.model = Tapped(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 3))).double()
 
@@ -41,8 +42,8 @@ class StubRun:
 
     @cached_property
     def queries(self) -> Batch:
-        inputs = normal(30, 5, seed=1)
-        return Batch(inputs, inputs[:, :3].argmax(1), torch.arange(100, 130))
+        inputs = normal(self.asked, 5, seed=1)
+        return Batch(inputs, inputs[:, :3].argmax(1), torch.arange(100, 100 + self.asked))
 
     def draw(self, count: int, generator: torch.Generator) -> Batch:
         return self.train.take(torch.randperm(64, generator=generator)[:count])

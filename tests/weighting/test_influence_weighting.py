@@ -159,26 +159,73 @@ def test_query_batch_draws_afresh_at_each_renewal() -> None:
     assert_close(flatten(large.solved[0]), whole)
 
 
+@pytest.mark.parametrize(
+    ("count", "settings", "parts"),
+    [
+        (200, {"refresh": 20}, 3),
+        (400, {"refresh": 20}, 4),
+        (400, {"refresh": 40}, 2),
+        (400, {"refresh": 81}, 1),
+        (100, {"refresh": 20}, 1),
+        (400, {"refresh": 1}, 1),
+        (400, {"refresh": "epochs:2"}, 1),
+        (400, {"refresh": 20, "query_batch": 64}, 1),
+        (400, {"refresh": 20, "turns": 1}, 1),
+        (400, {"refresh": 1, "turns": 5}, 5),
+        (3, {"refresh": 20, "turns": 5}, 3),
+    ],
+)
+def test_a_renewal_reads_a_part_of_the_query_set_unless_that_would_be_too_old(count: int, settings: dict, parts: int) -> None:
+    weighting, read = InfluenceWeighting(Identity(), **settings), []
+    run = StubRun(asked=count)
+    run.bind(weighting)
+    if isinstance(weighting.refresh, str):
+        return
+    gradients = weighting._turned
+
+    def counted(queries: Batch, of: Callable[[Batch], tuple[Vector, float]]) -> tuple[Vector, float]:
+        return gradients(queries, lambda few: (read.append(len(few)), of(few))[1])
+
+    weighting._turned = counted  # type: ignore[assignment]
+    for number in range(0, 3 * weighting.pace.steps, weighting.pace.steps):
+        weighting(run.step(number))
+    queried = min(count, weighting.query_batch or count)
+    assert len(read) == (parts + 2 if parts > 1 else 3)
+    assert sum(read[:parts]) == queried
+
+
+def test_parts_in_turn_give_the_direction_of_the_whole_set_while_the_student_stands_still() -> None:
+    run = StubRun(asked=200)
+    turned, whole = (run.bind(InfluenceWeighting(Identity(), refresh=2, turns=turns)) for turns in (3, 1))
+    for number in range(0, 8, 2):
+        found, wanted = turned.direction(number), whole.direction(number)
+        assert found is not None
+        assert wanted is not None
+        assert_close(flatten(found), flatten(wanted))
+
+
 @pytest.mark.parametrize("make", SOLVERS, ids=lambda make: repr(make()))
-@pytest.mark.parametrize("cut", [1, 4])
-def test_state_makes_the_next_weights_the_same_to_the_bit(make: Callable[[], Solver], cut: int) -> None:
+@pytest.mark.parametrize(
+    ("cut", "queries"), [(1, {"query_batch": 11}), (4, {"query_batch": 11}), (1, {"turns": 3}), (9, {"turns": 3})]
+)
+def test_state_makes_the_next_weights_the_same_to_the_bit(make: Callable[[], Solver], cut: int, queries: dict[str, int]) -> None:
     """The twin starts from the checkpoint in a process of its own: other random numbers, a new weighting."""
     run, twin = StubRun(dropout=0.3), StubRun(dropout=0.3)
     torch.manual_seed(1)
-    weighting = run.bind(InfluenceWeighting(make(), refresh=4, query_batch=11, samples=20))
+    weighting = run.bind(InfluenceWeighting(make(), refresh=4, samples=20, **queries))
     list(run.weights(weighting, range(cut)))
     state, rng = copy.deepcopy(weighting.state()), torch.get_rng_state()
     twin.model.load_state_dict(copy.deepcopy(run.model.state_dict()))
-    wanted = [(weights, weighting.figures()) for weights in run.weights(weighting, range(cut, cut + 6))]
+    wanted = [(weights, weighting.figures()) for weights in run.weights(weighting, range(cut, cut + 9))]
     torch.manual_seed(7)
-    other = twin.bind(InfluenceWeighting(make(), refresh=4, query_batch=11, samples=20))
+    other = twin.bind(InfluenceWeighting(make(), refresh=4, samples=20, **queries))
     other.load_state(state)
     torch.set_rng_state(rng)
-    found = [(weights, other.figures()) for weights in twin.weights(other, range(cut, cut + 6))]
+    found = [(weights, other.figures()) for weights in twin.weights(other, range(cut, cut + 9))]
     assert all(torch.equal(ours, theirs) for (ours, _), (theirs, _) in zip(found, wanted, strict=True))
     assert [figures for _, figures in found] == [figures for _, figures in wanted]
     assert all(torch.equal(part, other.state()[name]) for name, part in weighting.state().items())
-    assert len(weighting.state()["shares"]) == cut + 6  # one a step, for the guard's next look
+    assert len(weighting.state()["shares"]) == cut + 9  # one a step, for the guard's next look
 
 
 def test_the_students_random_numbers_are_left_alone() -> None:

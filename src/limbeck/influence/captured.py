@@ -452,7 +452,8 @@ def normalised(layer: Leaf, x: Tensor) -> Tensor:
         flat = x.reshape(-1, math.prod(layer.normalized_shape))  # three times as quick as the kernel, which looks for the moments
         flat = flat - flat.mean(1, keepdim=True)
         square = torch.linalg.vector_norm(flat, dim=1, keepdim=True).square() / flat.shape[1]
-        return (flat * (square + layer.eps).rsqrt()).reshape(x.shape)
+        centred: Tensor = flat * (square + layer.eps).rsqrt()
+        return centred.reshape(x.shape)
     if isinstance(layer, nn.GroupNorm):
         return F.group_norm(x, layer.num_groups, None, None, layer.eps)
     assert isinstance(layer, _BatchNorm)

@@ -17,7 +17,7 @@ from limbeck.influence.ways import Choice
 from limbeck.training.callback import Callback
 from limbeck.training.training import Training, Update
 
-VERSION = 4
+VERSION = 5
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

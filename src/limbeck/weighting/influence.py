@@ -4,7 +4,7 @@ Over 300 lines: what is kept between steps, and how it goes into a checkpoint, m
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import final
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from limbeck.core.batch import Batch
-from limbeck.core.checks import not_negative, positive, whole
+from limbeck.core.checks import not_negative, one_of, positive, whole
 from limbeck.core.errors import DataError, RunError, UsageError
 from limbeck.core.shown import shown
 from limbeck.influence.curvature.ekfac import EKFAC
 from limbeck.influence.curvature.solver import Later, Problem, Solver
 from limbeck.influence.gradients import mean_gradient
+from limbeck.influence.in_turn import InTurn, parts_of
 from limbeck.influence.pieces import Pieces
 from limbeck.influence.restoring import evaluating, random_state
 from limbeck.influence.scores import score
@@ -53,6 +54,9 @@ class InfluenceWeighting(Weighting):
         way: How a step gets its inner products: "captured", "carried", "separate", "reverse", or "auto" for the cheapest exact
             one, which the first weighted step of more than one sample finds out by trial (see `limbeck.influence.ways`).
         query_batch: Query samples drawn afresh for each renewal of q, >= 1; None for the whole query set.
+        turns: Parts of the query set, >= 1: a renewal of q takes the gradient of one anew and the others' as it was at their last
+            turn (see `limbeck.influence.in_turn`). "auto" makes up to 4 parts of at least 64 samples, none older than 80 steps;
+            and one with `query_batch`, with a gain above 1, and where q is renewed at every step.
 
     Reference: Wu, Luo, Liu, Deng, KD-AIF, arXiv:2501.02705. Differs from the paper: the normalisation, which the available
     sources leave open, the clamp, and the bounded scaling of the mean.
@@ -63,6 +67,8 @@ class InfluenceWeighting(Weighting):
 
     needs_queries = True
     MEAN_LIMIT = 2.0
+    TURNS, OLDEST = 4, 80
+    """Most parts of the query set that have their turn, and steps that the gradient of one may be old (decision 0021)."""
     LOOK_EVERY = 20
     """Least steps between two looks of the guard, so that its patience means the same at every refresh."""
 
@@ -77,6 +83,7 @@ class InfluenceWeighting(Weighting):
         start: int = 0,
         samples: int = 512,
         query_batch: int | None = None,
+        turns: int | str = AUTO,
         way: str = "auto",
     ) -> None:
         self.solver = EKFAC() if solver is None else solver
@@ -88,11 +95,19 @@ class InfluenceWeighting(Weighting):
         self.start = whole(start, "InfluenceWeighting: start", least=0)
         self.samples = whole(samples, "InfluenceWeighting: samples")
         self.query_batch = None if query_batch is None else whole(query_batch, "InfluenceWeighting: query_batch")
+        if isinstance(turns, str):
+            one_of(turns, (AUTO,), "InfluenceWeighting: turns")
+        self.turns = turns if isinstance(turns, str) else whole(turns, "InfluenceWeighting: turns")
+        if self.turns not in (AUTO, 1) and query_batch is not None:
+            raise UsageError(
+                "InfluenceWeighting: query_batch draws queries afresh and turns keeps those of before; give one of them."
+            )
         self.way = check_way(way, "InfluenceWeighting")
         self._q: Vector | None = None
         self._renewed = 0
         self._q_ahead: Vector | None = None
         self._renewed_ahead = 0
+        self._turned, self._turned_ahead = InTurn(1), InTurn(1)
         self._looked: int | None = None
         self._scores: Tensor | None = None
         self._figures: dict[str, float] = {}
@@ -121,12 +136,14 @@ class InfluenceWeighting(Weighting):
                 f"InfluenceWeighting: refresh={self.refresh!r} scores the data's own samples, but terms are for what a "
                 'step has written; take a number of steps, such as refresh=20, or "auto".'
             )
+        self._turned, self._turned_ahead = (InTurn(self._parts(len(setting.queries))) for _ in range(2))
         self._figures, self._shares, self._table = {}, [], Table(self.pace.epochs or 1, self.start)
         self.solver.load_state({})  # nothing of an earlier run: it counts the steps from 0 too
         missed = self._begin(self.pace) >= epochs
         self._events = [f"InfluenceWeighting: weights are {self.schedule(epochs)}."] if missed else []
-        if self.gain > 1 and self.pace.epochs is None and self.pace.steps > 1:
-            aged = f"gain {self.gain:g} with a q that is up to {self.pace.steps} steps old can destroy training"
+        age = self.pace.steps * self._turned.parts
+        if self.gain > 1 and self.pace.epochs is None and age > 1:
+            aged = f"gain {self.gain:g} with a q that is up to {age} steps old can destroy training"
             self._events += [f"InfluenceWeighting: {aged}; set refresh=1 (query_batch=50 keeps that cheap) or gain=1."]
             warnings.warn(self._events[-1], stacklevel=2)
 
@@ -155,6 +172,13 @@ class InfluenceWeighting(Weighting):
     def _pace(self, epochs: float, written: bool) -> Pace:
         """When weights are taken in a run of that many epochs; `written` as in `Setting`."""
         return pace_of(self.refresh, "InfluenceWeighting: refresh", 0.0 if written else epochs)
+
+    def _parts(self, count: int) -> int:
+        """Parts that a query set of that many samples is cut into."""
+        if self.turns != AUTO:
+            return min(int(self.turns), count)
+        ages = self.pace.epochs is None and self.pace.steps > 1 and self.gain <= 1 and self.query_batch is None
+        return parts_of(count, min(self.TURNS, self.OLDEST // self.pace.steps)) if ages else 1
 
     def _begin(self, pace: Pace) -> int:
         """Epochs before the weights begin."""
@@ -257,9 +281,13 @@ class InfluenceWeighting(Weighting):
 
     def _solve(self, number: int, parameters: Vector | None, queried: tuple[Vector, float] | None = None) -> tuple[Vector, float]:
         """Q and the mean query loss, at the student's own or at other parameters."""
-        student, loss = self.setting.student, self.setting.task.query_loss
+
+        def gradient(few: Batch) -> tuple[Vector, float]:
+            return mean_gradient(self.setting.student, self.setting.task.query_loss, self._cut(few), parameters)
+
+        turned = self._turned if parameters is None else self._turned_ahead
         with self._apart(number):
-            v, query_loss = queried or mean_gradient(student, loss, self._cut(self._queries(number)), parameters)
+            v, query_loss = queried or turned(self._queries(number), gradient)
             return self.solver.solve(v, self._problem(number, self.samples)), query_loss
 
     def _apart(self, number: int) -> AbstractContextManager[None]:
@@ -328,7 +356,8 @@ class InfluenceWeighting(Weighting):
         """The solver, q and its age, the stored weights, the guard, and the figures told last."""
         flat = {f"q/{name}": part for name, part in (self._q or {}).items()}
         flat |= {f"ahead/{name}": part for name, part in (self._q_ahead or {}).items()}
-        flat |= {f"solver/{name}": part for name, part in self.solver.state().items()}
+        for who, of in (("solver", self.solver), ("turned", self._turned), ("turned ahead", self._turned_ahead)):
+            flat |= {f"{who}/{name}": part for name, part in of.state().items()}
         looked = -1 if self._looked is None else self._looked
         numbers = [
             self.guard.best,
@@ -348,8 +377,14 @@ class InfluenceWeighting(Weighting):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
         self._q = {key.removeprefix("q/"): part for key, part in state.items() if key.startswith("q/")} or None
-        self.solver.load_state({key.removeprefix("solver/"): part for key, part in state.items() if key.startswith("solver/")})
-        self._table.load_state({key.removeprefix("table/"): part for key, part in state.items() if key.startswith("table/")})
+        takers: dict[str, Callable[[Mapping[str, Tensor]], None]] = {
+            "solver": self.solver.load_state,
+            "turned": self._turned.load_state,
+            "turned ahead": self._turned_ahead.load_state,
+            "table": self._table.load_state,
+        }
+        for who, take in takers.items():
+            take({key.removeprefix(f"{who}/"): part for key, part in state.items() if key.startswith(f"{who}/")})
         self._q_ahead = {key.removeprefix("ahead/"): part for key, part in state.items() if key.startswith("ahead/")} or None
         best, bad, looks, tripped, renewed, looked, ahead = state["guard"].tolist()
         self.guard.best, self.guard.bad, self.guard.looks, self.guard.tripped = best, int(bad), int(looks), bool(tripped)

@@ -43,7 +43,7 @@ class EKFAC(Eigenbasis):
         self,
         damping: float = 0.1,
         *,
-        statistics: int = 20,
+        statistics: int = 50,
         basis: int = 200,
         samples: int = 16,
         keep: float = 0.9,
