@@ -11,7 +11,7 @@ batches together (of language one), q at hand and curvature left out (both are t
 are): in the first round, and in later ones, which have the teacher's answers; `later / pass` is beside a forward and backward
 pass of the student alone.
 `--memory` runs each kind of step in a process of its own and compares the peak of all tensors that a step makes (what is there
-before it, parameters, q and kept room, is not in it), and the peak of resident memory in three first steps, curvature and query
+before it, parameters and q, is not in it), and the peak of resident memory in three first steps, curvature and query
 gradient included.
 """
 
@@ -38,6 +38,7 @@ from limbeck.influence.curvature.identity import Identity
 from limbeck.influence.curvature.solver import Problem
 from limbeck.influence.gradients import mean_gradient
 from limbeck.influence.in_turn import InTurn, parts_of
+from limbeck.influence.pieces import Pieces
 from limbeck.influence.prepared import prepare
 from limbeck.influence.task import Task
 from limbeck.influence.vectors import Vector
@@ -142,9 +143,10 @@ def pair_of(name: str, count: int) -> Pair:
     student, task = aif.distiller.student, aif.distiller.task()
     assert aif.queries is not None
     queries, in_turn = aif.queries, InTurn(parts_of(QUERIES, InfluenceWeighting.TURNS))
+    cut = Pieces(student, task.query_loss)
 
     def gradient(few: Batch) -> tuple[Vector, float]:
-        return mean_gradient(student, task.query_loss, [few])
+        return mean_gradient(student, task.query_loss, cut(few))
 
     in_turn(queries, gradient)
     problem = Problem(student, task, [batch_of(PAIRS[name][2], solver.samples)], torch.Generator().manual_seed(0))
@@ -211,7 +213,8 @@ def measure(name: str, count: int, repeats: int) -> str:
     amortised, whole = (exact + asked / 20 + renewal / 50 + turns for asked in (part, query))
     return (
         f"| {name} | {1000 * base:.1f} | {exact:.2f} ({low:.2f}-{high:.2f}) | {amortised:.2f} | {whole:.2f} | "
-        f"{part:.2f} | {query:.2f} | {renewal:.2f} | {turn:.2f} | {first:.2f} | {later:.2f} | {later / alone:.2f} | {1 + later / 5:.2f}"
+        f"{part:.2f} | {query:.2f} | "
+        f"{renewal:.2f} | {turn:.2f} | {first:.2f} | {later:.2f} | {later / alone:.2f} | {1 + later / 5:.2f}"
     )
 
 
@@ -264,7 +267,8 @@ def main() -> None:
         return
     print(f"torch {torch.__version__}, {options.threads} thread(s), batch {options.batch}, teacher live; process time.\n")
     print(
-        "| pair | plain step, ms | exact / plain (quartiles) | amortised | all queries | q | q of all | renewal | with turn, in plain steps "
+        "| pair | plain step, ms | exact / plain (quartiles) | amortised | all queries "
+        "| q | q of all | renewal | with turn, in plain steps "
         "| round: first | later | later / pass | later, every 5 epochs |"
     )
     print("|---" * 13 + "|")
