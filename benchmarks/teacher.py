@@ -25,6 +25,7 @@ from limbeck.data.loader import Loader, whole
 from limbeck.data.splits import split
 from limbeck.distiller import Distiller
 from limbeck.influence.gradients import mean_gradient
+from limbeck.influence.in_turn import InTurn
 from limbeck.influence.vectors import Vector, combine
 from limbeck.losses.labels.ce import CE
 from limbeck.losses.logits.kd import KD
@@ -43,6 +44,7 @@ from step import PAIRS, QUERIES, seconds, training_of
 
 RATE, STEPS, LOOKS, FEW = 0.1, 100, 10, 32
 AGES = (2, 5, 20)
+PARTS = (3, 6)
 KINDS: dict[str, dict] = {
     "exact": {},
     "exact, feedback": {"feedback": 1.0},
@@ -102,8 +104,8 @@ def times(name: str, count: int, asked: int, repeats: int) -> str:
     return f"| {name} | " + " | ".join(f"{cell + extra:.2f}" for cell, extra in zip(cells, renewed, strict=True)) + " |"
 
 
-def digits(seed: int) -> tuple[Training, Loader, dict[int, Vector]]:
-    """A training on digits with wrong labels, and query gradients of some steps before, by their age."""
+def digits(seed: int) -> tuple[Training, Loader, dict[int, Vector], list[Vector]]:
+    """A training on digits with wrong labels; query gradients of some steps before, by age; and those of parts in turn."""
     source = Digits(label_noise=0.4, seed=0)
     cut = split(source, seed=seed)
     spec = DataSpec("image", (1, 8, 8), 10, None)
@@ -116,13 +118,20 @@ def digits(seed: int) -> tuple[Training, Loader, dict[int, Vector]]:
     queries = whole(source, cut.query, source.truth)
     optimizer = torch.optim.SGD(nets[1].parameters(), lr=RATE)
     training = fit(distiller, loader, optimizer, steps=STEPS - max(AGES), queries=queries)
-    old = {}
+    old, turned = {}, [InTurn(parts) for parts in PARTS]
+
+    def turn() -> list[Vector]:
+        return [
+            one(queries, lambda few: mean_gradient(distiller.student, distiller.task().query_loss, [few]))[0] for one in turned
+        ]
+
     for batch in islice(chain(loader.epoch(9), loader.epoch(10)), max(AGES)):
+        turn()
         old[STEPS - training.number] = query_gradient(training)[0]
         weighted_backward(training, batch)
         training.apply()
         training.number += 1
-    return training, loader, old
+    return training, loader, old, turn()
 
 
 def gradient(training: Training, batch: Batch, pull: Vector | None, **settings: object) -> Vector:
@@ -142,13 +151,13 @@ def gradient(training: Training, batch: Batch, pull: Vector | None, **settings: 
 
 def agreements(seed: int, factor: float) -> list[list[float]]:
     """Cosines with the exact gradient, for some batches: of the feedback by the age of its query gradient, then of the whole."""
-    training, loader, old = digits(seed)
+    training, loader, old, turned = digits(seed)
     training.base_rates = [RATE * factor]
     student, loss = training.distiller.student, training.distiller.task().query_loss
     rows = []
     for batch in islice(loader.epoch(11), LOOKS):
         few = mean_gradient(student, loss, [next_queries(training, len(batch))])[0]
-        pulls = [query_gradient(training)[0], *(old[age] for age in AGES), few]
+        pulls = [query_gradient(training)[0], *(old[age] for age in AGES), *turned, few]
         direct = {order: gradient(training, batch, None, order=order) for order in ("exact", "first")}
         exact = gradient(training, batch, None, feedback=1.0)
         first = [gradient(training, batch, pull, order="first", feedback=1.0) for pull in pulls]
@@ -175,8 +184,10 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.agreement:
         ages = " | ".join(f"{age} steps old" for age in AGES)
-        print(f"| student's step, in its rate | feedback, fresh | {ages} | fresh, 50 of 200 queries | direct part | both |")
-        print("|---|---|" + "---|" * (len(AGES) + 3))
+        parts = " | ".join(f"{count} parts in turn" for count in PARTS)
+        print(f"| student's step, in its rate | feedback, fresh | {ages} | {parts} ", end="")
+        print("| fresh, 50 of 200 queries | direct part | both |")
+        print("|---|---|" + "---|" * (len(AGES) + len(PARTS) + 3))
         for factor in (0.1, 1.0, 10.0):
             rows = [row for seed in range(options.seeds) for row in agreements(seed, factor)]
             cells = [f"{statistics.mean(part):.3f} ({min(part):.3f} to {max(part):.3f})" for part in zip(*rows, strict=True)]

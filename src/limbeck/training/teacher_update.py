@@ -18,6 +18,7 @@ from limbeck.core.outputs import Outputs, Views
 from limbeck.functional.divergences import cross_entropy, kd_divergence, token_mean
 from limbeck.influence.captured import Capture
 from limbeck.influence.gradients import at, logit_tangents, mean_gradient
+from limbeck.influence.in_turn import InTurn
 from limbeck.influence.restoring import random_state, statistics_untouched
 from limbeck.influence.vectors import Vector, combine, trainable
 from limbeck.teachers.single import Single
@@ -210,8 +211,13 @@ def feedback(training: Training, part: Part, teacher: Tensor, weights: Tensor, p
     return total
 
 
-def query_gradient(training: Training, parameters: Vector | None = None) -> tuple[Vector, float]:
+def query_gradient(training: Training, parameters: Vector | None = None, turned: InTurn | None = None) -> tuple[Vector, float]:
     """The gradient of the mean query loss at the student's own or at other parameters, and that loss (nats).
+
+    Args:
+        training: The run.
+        parameters: Where it is taken; None for the student's own.
+        turned: Parts of the query set that have their turn; None takes all of it.
 
     Raises:
         UsageError: There is no query set.
@@ -219,5 +225,9 @@ def query_gradient(training: Training, parameters: Vector | None = None) -> tupl
     if training.queries is None:
         raise UsageError("teacher update: feedback needs a query set, but the run has none; pass queries=... to fit.")
     distiller = training.distiller
+
+    def gradient(few: Batch) -> tuple[Vector, float]:
+        return mean_gradient(distiller.student, distiller.task().query_loss, training.asked(few), parameters)
+
     with random_state(torch.get_rng_state()):  # the next step's dropout masks stay as they are
-        return mean_gradient(distiller.student, distiller.task().query_loss, training.asked(), parameters)
+        return (turned or InTurn(1))(training.queries, gradient)

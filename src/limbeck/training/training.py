@@ -57,7 +57,7 @@ class Training:
         queries: The query set on the device, None where there is none.
         number: Optimiser steps taken.
         way: How weighted steps get their inner products; None until the first one has chosen.
-        capture: What captured steps take their products with, and the room that they write into.
+        capture: What captured steps take their products with.
     """
 
     distiller: Distiller
@@ -82,9 +82,10 @@ class Training:
         """The student's learning rate at this step."""
         return self.base_rates[0] * self.rate(self.number, self.steps)
 
-    def asked(self) -> list[Batch]:
-        """The query set, in the pieces in which it goes through the student; none where there is no query set."""
-        return [] if self.queries is None else self._cut(self.queries)
+    def asked(self, queries: Batch | None = None) -> list[Batch]:
+        """The query set, or these of it, in the pieces in which they go through the student; none where there is no query set."""
+        queries = self.queries if queries is None else queries
+        return [] if queries is None else self._cut(queries)
 
     def apply(self) -> None:
         """Clip, step, forget the gradients."""

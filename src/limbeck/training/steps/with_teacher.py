@@ -9,6 +9,7 @@ from torch.optim import SGD
 
 from limbeck.core.batch import Batch
 from limbeck.data.loader import Loader
+from limbeck.influence.in_turn import InTurn, parts_of
 from limbeck.influence.restoring import random_state
 from limbeck.influence.vectors import Vector, dot
 from limbeck.teachers.single import Single
@@ -34,12 +35,15 @@ class TeacherSide:
 
     COMPARE = 50
     """Steps between two comparisons of the first order with the exact gradient."""
+    PARTS = 3
+    """Most parts of the query set that have their turn in the first order's feedback: with more it agrees less."""
 
     def __init__(self, rule: TeacherRule, who: str) -> None:
         self.rule = rule
         self.who = who
         self.model: Single
         self.optimizer: SGD
+        self.turned: InTurn
 
     def prepare(self, training: Training, loader: Loader, *, resumed: bool) -> None:
         """Find the teacher and make its optimiser.
@@ -49,6 +53,7 @@ class TeacherSide:
         """
         self.model = trained_teacher(training, self.who)
         self.optimizer = teacher_optimizer(training, self.model, self.rule)
+        self.turned = InTurn(parts_of(0 if training.queries is None else len(training.queries), self.PARTS))
 
     def backward(
         self, training: Training, parts: list[Part], student_weights: Tensor, own: Tensor | None, *, weighted: bool
@@ -66,7 +71,7 @@ class TeacherSide:
             teacher_backward(training, self.model, self.rule, parts, student_weights, weighted=weighted)
             return {}
         exact = self._exact(training, parts, student_weights, weighted=weighted) if training.number % self.COMPARE == 0 else None
-        pull = query_gradient(training)[0] if self.rule.feedback > 0 else None
+        pull = query_gradient(training, turned=self.turned)[0] if self.rule.feedback > 0 else None
         first_order_backward(training, self.model, self.rule, parts, student_weights, own, pull)
         return {} if exact is None else {"teacher_agreement": cosine(exact, self.gradient())}
 
@@ -91,12 +96,13 @@ class TeacherSide:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        """The optimiser's state."""
-        return {"teacher_optimizer": self.optimizer.state_dict()}
+        """The optimiser's state, and the query gradients at hand."""
+        return {"teacher_optimizer": self.optimizer.state_dict(), "turned": self.turned.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.optimizer.load_state_dict(state["teacher_optimizer"])
+        self.turned.load_state(state["turned"])
 
 
 def cosine(a: Vector, b: Vector) -> float:
