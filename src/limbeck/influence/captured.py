@@ -31,7 +31,7 @@ them are quicker, and take more memory."""
 FIRST = 64
 """Samples that go together before it is known how many numbers are captured of each."""
 
-CACHED = 2**20
+CACHED = 2**19
 """Numbers of samples' gradients that are formed together on the processor: its caches still hold them when the products are
 taken, and memory is given back and taken anew in pieces that no page fault goes with."""
 
@@ -452,7 +452,7 @@ def normalised(layer: Leaf, x: Tensor) -> Tensor:
         flat = x.reshape(-1, math.prod(layer.normalized_shape))  # three times as quick as the kernel, which looks for the moments
         flat = flat - flat.mean(1, keepdim=True)
         square = torch.linalg.vector_norm(flat, dim=1, keepdim=True).square() / flat.shape[1]
-        centred: Tensor = flat * (square + layer.eps).rsqrt()
+        centred: Tensor = flat.mul_((square + layer.eps).rsqrt())
         return centred.reshape(x.shape)
     if isinstance(layer, nn.GroupNorm):
         return F.group_norm(x, layer.num_groups, None, None, layer.eps)
