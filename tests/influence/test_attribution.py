@@ -101,11 +101,14 @@ def logit(number: int, student: Forward, batch: Batch) -> Tensor:
 
 
 @each_case
-@pytest.mark.parametrize("together", [64, pytest.param(1, marks=pytest.mark.slow)])
-def test_matrix_and_scores_on_every_net_also_sample_by_sample(case: Case, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("together", "positions"), [(64, 100), (64, 0), pytest.param(1, 0, marks=pytest.mark.slow)])
+def test_matrix_and_scores_on_every_net_also_sample_by_sample(
+    case: Case, together: int, positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, batch = case.make(), case.batch()
     with modes_restored(model, training=False):
         g, v = (per_sample_gradients_slow(model, loss, batch) for loss in (TASK.training_loss, TASK.query_loss))
+    monkeypatch.setattr(by_row, "POSITIONS", positions)
     for where, name in ((captured, "FIRST"), (captured, "PIECE"), (by_row, "FIRST"), (by_row, "HELD")):
         monkeypatch.setattr(where, name, together)
     (tile,) = score_matrix(model, TASK, [batch], [batch], Identity())

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
@@ -21,6 +22,8 @@ from limbeck.influence.vectors import Vector
 
 NUMBERS = 2**24
 """Most numbers of per-sample gradients that are written out at a time, of one layer."""
+POSITIONS = 100
+"""A convolution over more of them has its samples' gradients by a convolution in groups; over fewer, unfolding it is quicker."""
 HELD = 2**21
 """About how many numbers the layers may hold of the samples that go through the model together."""
 Own = Callable[[str], Tensor | None]
@@ -71,6 +74,8 @@ class Layers:
         """The gradients of a call's weight and bias, [B, ...]."""
         assert call.gradient is not None
         block, layer, d = self._block(call), call.layer, call.gradient
+        if isinstance(layer, nn.Conv2d) and block is not None and len(d) == self.count and d.shape[2:].numel() > POSITIONS:
+            return self._convolved(layer, call.inputs, d, bias=block.bias is not None)
         if block is not None:
             a, d = self._pair(call, block)
             matrices = d.transpose(2, 3) @ a
@@ -88,6 +93,27 @@ class Layers:
             return None, d.movedim(axis, -1).reshape(self.count, -1, d.shape[axis]).sum(1)
         gain, shift = gain_and_shift(layer, call.inputs, d)
         return self._summed(gain), self._summed(shift)
+
+    def _convolved(self, layer: nn.Conv2d, x: Tensor, d: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
+        """The same of a convolution over many positions: one convolution whose groups are the samples', nothing is unfolded."""
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        shape = x.new_empty(self.count * layer.out_channels, *layer.weight.shape[1:])  # of a weight; its numbers are not read
+        found = torch.ops.aten.convolution_backward(
+            d.flatten(0, 1).unsqueeze(0),
+            x.flatten(0, 1).unsqueeze(0),
+            shape,
+            None,
+            layer.stride,
+            [0, 0],
+            layer.dilation,
+            False,
+            [0, 0],
+            self.count * layer.groups,
+            [False, True, False],
+        )
+        weight = found[1].reshape(self.count, *layer.weight.shape)
+        return weight, d.flatten(2).sum(2) if bias else None
 
     def _summed(self, rows: Tensor) -> Tensor:
         """[B k, ...] -> [B, ...]."""
@@ -119,14 +145,17 @@ class Rows(Layers):
     def whole(self, names: Sequence[str] | None = None) -> Vector:
         """The gradients written out, [B, ...] by parameter name; all parameters, or those named."""
         wanted = self.names if names is None else names
-        total = {name: self.parameters[name].new_zeros(self.count, *self.parameters[name].shape) for name in wanted}
+        total: Vector = {}
         for call in self.calls:
-            weight, bias = self._names(call)
-            if weight in total or bias in total:
-                for name, part in zip((weight, bias), self._written(call), strict=True):
-                    if name in total and part is not None:
-                        total[name] = total[name] + part.detach()
-        return total
+            both = self._names(call)
+            if any(name in wanted for name in both):
+                for name, part in zip(both, self._written(call), strict=True):
+                    if name is not None and name in wanted and part is not None:
+                        own = part.detach().to(self.parameters[name].dtype)
+                        total[name] = total[name] + own if name in total else own
+        missing = {name: self.parameters[name] for name in wanted if name not in total}
+        total |= {name: part.new_zeros(self.count, *part.shape) for name, part in missing.items()}
+        return {name: total[name] for name in wanted}
 
     def factors(self, weight: str, bias: str | None) -> list[tuple[Tensor, Tensor]] | None:
         """Of one layer, for each call, inputs [B, G, T, I] and output gradients [B, G, T, O]; None where that is not all."""

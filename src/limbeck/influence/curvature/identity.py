@@ -2,7 +2,10 @@
 
 from typing import final
 
-from limbeck.influence.curvature.solver import Problem, Solver
+import torch
+from torch import Tensor
+
+from limbeck.influence.curvature.solver import Gradients, Problem, Solver
 from limbeck.influence.vectors import Vector
 
 
@@ -23,6 +26,11 @@ class Identity(Solver):
     def solve_many(self, rows: Vector, problem: Problem) -> Vector:
         """The gradients themselves."""
         return rows
+
+    def energies(self, gradients: Gradients, problem: Problem) -> Tensor:
+        """Every sample's squared norm."""
+        norms = [torch.linalg.vector_norm(part.flatten(1), dim=1) for part in gradients.whole().values()]
+        return torch.stack(norms).square().sum(0)
 
     def __repr__(self) -> str:
         return "Identity()"
