@@ -33,7 +33,7 @@ FIRST = 64
 
 CACHED = 2**19
 """Numbers of samples' gradients that are formed together on the processor: its caches still hold them when the products are
-taken, and memory is given back and taken anew in pieces that no page fault goes with."""
+taken, and the allocator keeps pieces of 2 MB for the next step, which it would not do with a whole layer's."""
 
 POSITIONS, GROWTH = 32, 2
 """A linear layer's gradients are formed sample by sample, in one product for scores and step, from this many positions of a

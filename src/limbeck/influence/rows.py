@@ -2,6 +2,7 @@
 
 One forward and one backward pass give all (`captured.py`). Inner products with K directions at once, `[K, B]`, are taken layer by
 layer; of the two orders of multiplication the one with fewer operations is chosen by shape. Exact where captured products are.
+Over 300 lines: all forms of a batch's gradients are made of the same calls, and stand beside each other to stay equal.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
