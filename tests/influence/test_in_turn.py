@@ -77,6 +77,10 @@ def test_state_makes_the_next_gradient_the_same_to_the_bit() -> None:
     fresh = InTurn(3)
     fresh.load_state(InTurn(3).state())
     assert fresh.kept == []
+    with pytest.raises(ValueError, match="in 3 parts before, and has it in 2 now"):
+        InTurn(2).load_state(turned.state())
+    with pytest.raises(ValueError, match="had 11 samples before, and has 10 now"):
+        other(QUERIES.take(slice(0, 10)), lambda few: squares(normal(3), few))
 
 
 @pytest.mark.parametrize(

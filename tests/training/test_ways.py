@@ -181,6 +181,25 @@ class Unmoved(nn.Module):
         return logits
 
 
+class Added(nn.Module):
+    """Sums in place on what linear layers gave at several positions, which is a view; on long sequences only, if asked."""
+
+    def __init__(self, least: int = 0) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.least = least
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = torch.stack([inputs, 2 * inputs, inputs.square()], 1)
+        inner = self.first(tokens)
+        if len(inputs) >= self.least:
+            inner += tokens
+        inner = self.second(torch.tanh(inner))
+        inner[:, 0] *= 2
+        logits: Tensor = self.head(nn.functional.relu(inner, inplace=True).mean(1))
+        return logits
+
+
 class Spare(nn.Module):
     """A last layer that the answer does not depend on."""
 
@@ -261,6 +280,11 @@ def test_a_first_batch_of_one_sample_decides_nothing() -> None:
 @pytest.mark.parametrize(("wanted", "cut", "way"), [("auto", 1, "captured"), ("separate", 1, "reverse"), ("auto", 2, "reverse")])
 def test_what_moves_forwards_but_has_no_gradient_is_noticed(wanted: str, cut: int, way: str) -> None:
     assert_steps_are_exact(Unmoved, [some(8)], way, wanted, cut=cut)
+
+
+def test_what_is_changed_in_place_behind_a_layer_is_captured() -> None:
+    assert_steps_are_exact(Added, [some(8)], "captured")
+    assert_steps_are_exact(lambda: Added(6), [some(4), some(8, first=4)], "captured")
 
 
 def test_a_finished_model_with_a_part_that_has_no_gradient_is_scored_by_its_gradient() -> None:

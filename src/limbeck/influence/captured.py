@@ -7,7 +7,6 @@ batch do not meet inside the model; `ways.choose` finds out, by comparing with t
 One file, though over 300 lines: what is captured of a layer, and the three things that are made of it, must change together.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ class Call:
         inputs: What went in, detached, in the precision in which the layer worked.
         shape: Of what came out, [B, ...].
         edge: Where its gradient arrives in the graph, which alone holds what came out, so that memory goes as in a plain step;
-            None without a graph, and once a backward pass has been here.
+            None where no gradient does, such as under `torch.no_grad`, and once a backward pass has been here.
         first: Whether no trained layer comes before it.
         gradient: The gradient of the losses' mean at the output, [B, ...]; filled in by a backward pass that keeps it.
         each: Every sample's gradient of its share of the mean, where `backward_along` formed it.
@@ -148,8 +147,7 @@ class Capture:
                 x = x.to(output.dtype)  # as autocast does
             elif self._alike(layer, output, count):
                 x, output = (part.expand(count, *part.shape[part.dim() - kept :]) for part, kept in ((x, 1), (output, 2)))
-            edge = get_gradient_edge(output) if output.requires_grad else None
-            self.calls.append(Call(layer, x, output.shape, edge, first))
+            self.calls.append(Call(layer, x, output.shape, _edge(output), first))
             return output.clone() if self.in_place else output  # an activation in place then changes the copy
 
         handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in self.layers]
@@ -212,6 +210,7 @@ class Capture:
 
         @torch.no_grad()
         def passing(call: Call, d: Tensor) -> None:
+            d = d.reshape(call.shape)
             own = self._own(call.layer, q)
             products = self._formed(call, d, own, count) if keep else None
             if products is None:
@@ -310,9 +309,23 @@ class Capture:
 
 def slopes_of(loss: Tensor, calls: Sequence[Call], *, retain: bool = False) -> list[Tensor | None]:
     """The loss's gradient at the output of each call; None where it does not reach it."""
-    edges = [call.edge for call in calls if call.edge is not None]
-    found = iter(torch.autograd.grad(loss, edges, retain_graph=retain, allow_unused=True) if edges else ())
-    return [None if call.edge is None else next(found) for call in calls]
+    there = [call for call in calls if call.edge is not None]
+    edges = [call.edge for call in there if call.edge is not None]
+    found = torch.autograd.grad(loss, edges, retain_graph=retain, allow_unused=True) if edges else ()
+    slopes = {id(call): slope.reshape(call.shape) for call, slope in zip(there, found, strict=True) if slope is not None}
+    return [slopes.get(id(call)) for call in calls]
+
+
+def _edge(output: Tensor) -> GradientEdge | None:
+    """Where the gradient of a layer's output arrives.
+
+    A linear layer on more than two dimensions gives a view of what it made. If that is changed in place, the graph leaves the
+    view's node out, but not the node of what it is a view of.
+    """
+    whole = output._base
+    if whole is not None and whole.requires_grad and whole.shape.numel() == output.shape.numel():
+        output = whole if whole.is_contiguous() and output.is_contiguous() else output
+    return get_gradient_edge(output) if output.requires_grad else None
 
 
 def _per_sample(layer: nn.LayerNorm | nn.GroupNorm | _BatchNorm, values: Tensor, count: int) -> Tensor:
@@ -345,9 +358,14 @@ def _dot(each: Tensor, along: Tensor) -> Tensor:
 
 def _combined(weights: Tensor, each: list[Tensor]) -> Tensor:
     """sum_i w_i g_i of gradients [n, ...], some samples after others."""
-    total = each[0].new_zeros(each[0][0].numel())
-    for own, part in zip(torch.split(weights.to(total.dtype), [len(part) for part in each]), each, strict=True):
-        total.addmv_(part.reshape(len(part), -1).t(), own)
+    precise = torch.promote_types(each[0].dtype, torch.float32)
+    total = each[0].new_zeros(each[0][0].numel(), dtype=precise)
+    for own, part in zip(torch.split(weights.to(each[0].dtype), [len(part) for part in each]), each, strict=True):
+        flat = part.reshape(len(part), -1)
+        if flat.dtype == precise:
+            total.addmv_(flat.t(), own)
+        else:
+            total += own @ flat
     return total.reshape(each[0].shape[1:])
 
 
@@ -447,13 +465,7 @@ def gain_and_shift(layer: Leaf, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
 def normalised(layer: Leaf, x: Tensor) -> Tensor:
     """The input as a normalisation leaves it, without gain and shift."""
     if isinstance(layer, nn.LayerNorm):
-        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-            return F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
-        flat = x.reshape(-1, math.prod(layer.normalized_shape))  # three times as quick as the kernel, which looks for the moments
-        flat = flat - flat.mean(1, keepdim=True)
-        square = torch.linalg.vector_norm(flat, dim=1, keepdim=True).square() / flat.shape[1]
-        centred: Tensor = flat.mul_((square + layer.eps).rsqrt())
-        return centred.reshape(x.shape)
+        return F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
     if isinstance(layer, nn.GroupNorm):
         return F.group_norm(x, layer.num_groups, None, None, layer.eps)
     assert isinstance(layer, _BatchNorm)

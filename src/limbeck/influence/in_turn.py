@@ -34,7 +34,7 @@ class InTurn:
 
     def __init__(self, parts: int) -> None:
         self.parts = parts
-        self.calls = 0
+        self.calls, self.count = 0, 0
         self.kept: list[tuple[Vector, float]] = []
 
     def __call__(self, queries: Batch, of: Callable[[Batch], tuple[Vector, float]]) -> tuple[Vector, float]:
@@ -43,15 +43,23 @@ class InTurn:
         Args:
             queries: The whole set, the same at every call.
             of: The same of some samples, at the student's present parameters.
+
+        Raises:
+            ValueError: The set has another size than before.
         """
         if self.parts == 1:
             return of(queries)
+        if self.kept and self.count != len(queries):
+            raise ValueError(f"the query set had {self.count} samples before, and has {len(queries)} now")
+        self.count = len(queries)
         cuts = [queries.take(slice(number, None, self.parts)) for number in range(self.parts)]
         if not self.kept:
             self.kept = [of(cut) for cut in cuts]
         else:
             turn = self.calls % self.parts
-            self.kept[turn] = of(cuts[turn])
+            new = of(cuts[turn])
+            old = [({name: part.to(new[0][name].device) for name, part in vector.items()}, loss) for vector, loss in self.kept]
+            self.kept = [*old[:turn], new, *old[turn + 1 :]]
             self.calls += 1
         shares = [len(cut) / len(queries) for cut in cuts]
         mean = {name: part * shares[0] for name, part in self.kept[0][0].items()}
@@ -63,12 +71,18 @@ class InTurn:
     def state(self) -> dict[str, Tensor]:
         """Whose turn it is, and the parts' gradients and losses."""
         flat = {f"{number}/{name}": part for number, (vector, _) in enumerate(self.kept) for name, part in vector.items()}
-        return flat | {"said": torch.tensor([self.calls, *(loss for _, loss in self.kept)], dtype=torch.float64)}
+        return flat | {"said": torch.tensor([self.calls, self.count, *(loss for _, loss in self.kept)], dtype=torch.float64)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
-        calls, *losses = state["said"].tolist()
-        self.calls = int(calls)
+        """Take back what `state` gave.
+
+        Raises:
+            ValueError: That was of another number of parts.
+        """
+        calls, count, *losses = state["said"].tolist()
+        if losses and len(losses) != self.parts:
+            raise ValueError(f"the query set had its turn in {len(losses)} parts before, and has it in {self.parts} now")
+        self.calls, self.count = int(calls), int(count)
         vectors = [
             {name.removeprefix(f"{number}/"): part for name, part in state.items() if name.startswith(f"{number}/")}
             for number in range(len(losses))

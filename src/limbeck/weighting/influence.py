@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.batch import Batch
-from limbeck.core.checks import not_negative, one_of, positive, whole
+from limbeck.core.checks import not_negative, positive, whole
 from limbeck.core.errors import DataError, RunError, UsageError
 from limbeck.core.shown import shown
 from limbeck.influence.curvature.ekfac import EKFAC
@@ -55,8 +55,9 @@ class InfluenceWeighting(Weighting):
             one, which the first weighted step of more than one sample finds out by trial (see `limbeck.influence.ways`).
         query_batch: Query samples drawn afresh for each renewal of q, >= 1; None for the whole query set.
         turns: Parts of the query set, >= 1: a renewal of q takes the gradient of one anew and the others' as it was at their last
-            turn (see `limbeck.influence.in_turn`). "auto" makes up to 4 parts of at least 64 samples, none older than 80 steps;
-            and one with `query_batch`, with a gain above 1, and where q is renewed at every step.
+            turn (see `limbeck.influence.in_turn`); rounds of stored weights take all. "auto" makes up to 4 parts of at least 64
+            samples, none older than 80 steps; and one with `query_batch`, with a gain above 1, and where q is renewed at every
+            step.
 
     Reference: Wu, Luo, Liu, Deng, KD-AIF, arXiv:2501.02705. Differs from the paper: the normalisation, which the available
     sources leave open, the clamp, and the bounded scaling of the mean.
@@ -95,8 +96,8 @@ class InfluenceWeighting(Weighting):
         self.start = whole(start, "InfluenceWeighting: start", least=0)
         self.samples = whole(samples, "InfluenceWeighting: samples")
         self.query_batch = None if query_batch is None else whole(query_batch, "InfluenceWeighting: query_batch")
-        if isinstance(turns, str):
-            one_of(turns, (AUTO,), "InfluenceWeighting: turns")
+        if isinstance(turns, str) and turns != AUTO:
+            raise UsageError(f'InfluenceWeighting: turns must be a whole number of parts or "auto", got {turns!r}.')
         self.turns = turns if isinstance(turns, str) else whole(turns, "InfluenceWeighting: turns")
         if self.turns not in (AUTO, 1) and query_batch is not None:
             raise UsageError(
@@ -344,7 +345,7 @@ class InfluenceWeighting(Weighting):
         return self._scores
 
     def figures(self) -> dict[str, float]:
-        """Query loss at the last renewal, share of saturated weights, and the scale of phi."""
+        """Query loss at the last renewal (of parts each at its last turn), share of saturated weights, and the scale of phi."""
         return dict(self._figures)
 
     def events(self) -> list[str]:

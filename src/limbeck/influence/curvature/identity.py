@@ -29,7 +29,7 @@ class Identity(Solver):
 
     def energies(self, gradients: Gradients, problem: Problem) -> Tensor:
         """Every sample's squared norm."""
-        norms = [torch.linalg.vector_norm(part.flatten(1), dim=1) for part in gradients.whole().values()]
+        norms = [torch.linalg.vector_norm(part.reshape(len(part), -1), dim=1) for part in gradients.whole().values()]
         return torch.stack(norms).square().sum(0)
 
     def __repr__(self) -> str:
