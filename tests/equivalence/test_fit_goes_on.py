@@ -135,6 +135,18 @@ def test_with_every_step(tmp_path: Path, name: str) -> None:
     check(make, STEPS[name], tmp_path, [3, 6])
 
 
+def test_with_queries_that_have_their_turn_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the direction of the weights, at the student and at the lookahead, and for the first order's feedback."""
+    monkeypatch.setattr("limbeck.influence.in_turn.LEAST", 2)
+
+    def make() -> Parts:
+        return parts(kind="everything", weights=weighting(refresh=2, turns=3), trained=True)
+
+    check(make, STEPS["first_order"], tmp_path, [3, 6])
+    (tmp_path / "cut.pt").unlink()
+    check(make, STEPS["simultaneous"], tmp_path, [3, 6])
+
+
 @pytest.mark.parametrize("after", [4, *(pytest.param(after, marks=pytest.mark.slow) for after in (2, 3, 5, 6, 7))])
 def test_after_every_step(tmp_path: Path, after: int) -> None:
     check(lambda: parts(kind="dropout", weights=ekfac()), Student, tmp_path, [after])
