@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from limbeck.core.batch import Batch
+from limbeck.core.errors import RunError
 from limbeck.influence.in_turn import InTurn, parts_of
 from limbeck.influence.vectors import Vector
 from support.makers import normal
@@ -79,7 +80,7 @@ def test_state_makes_the_next_gradient_the_same_to_the_bit() -> None:
     assert fresh.kept == []
     with pytest.raises(ValueError, match="in 3 parts before, and has it in 2 now"):
         InTurn(2).load_state(turned.state())
-    with pytest.raises(ValueError, match="had 11 samples before, and has 10 now"):
+    with pytest.raises(RunError, match="had 11 samples before, and has 10 now"):
         other(QUERIES.take(slice(0, 10)), lambda few: squares(normal(3), few))
 
 

@@ -179,6 +179,7 @@ def test_a_renewal_reads_a_part_of_the_query_set_unless_that_would_be_too_old(co
     weighting, read = InfluenceWeighting(Identity(), **settings), []
     run = StubRun(asked=count)
     run.bind(weighting)
+    assert weighting._turned.parts == parts
     if isinstance(weighting.refresh, str):
         return
     gradients = weighting._turned

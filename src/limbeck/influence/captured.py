@@ -32,12 +32,30 @@ FIRST = 64
 
 CACHED = 2**19
 """Numbers of samples' gradients that are formed together on the processor: its caches still hold them when the products are
-taken, and the allocator keeps pieces of 2 MB for the next step, which it would not do with a whole layer's."""
+taken, and pieces of 2 MB are quicker to ask for than a whole layer's."""
 
 POSITIONS, GROWTH = 32, 2
 """A linear layer's gradients are formed sample by sample, in one product for scores and step, from this many positions of a
 sample on (with fewer, to read and write them costs more than a second product), and where they hold at most so many times the
 numbers of the layer's inputs and outputs."""
+
+
+@dataclass
+class Each:
+    """Every sample's gradient in a layer's weight and bias.
+
+    Args:
+        weight: [n, ...] of some samples after others; of a linear layer as `_sided` has it.
+        bias: [B, ...] or None.
+    """
+
+    weight: list[Tensor]
+    bias: Tensor | None
+
+    def weighted(self, weights: Tensor, layer: Leaf) -> tuple[Tensor | None, Tensor | None]:
+        """sum_i w_i g_i in weight and bias."""
+        bias = None if self.bias is None else _combined(weights, [self.bias])
+        return _sided(layer, _combined(weights, self.weight)), bias
 
 
 @dataclass
@@ -61,25 +79,7 @@ class Call:
     edge: GradientEdge | None
     first: bool
     gradient: Tensor | None = None
-    each: "Each | None" = None
-
-
-@dataclass
-class Each:
-    """Every sample's gradient in a layer's weight and bias.
-
-    Args:
-        weight: [n, ...] of some samples after others, or None; of a linear layer as `_sided` has it.
-        bias: [B, ...] or None.
-    """
-
-    weight: list[Tensor] | None
-    bias: Tensor | None
-
-    def weighted(self, weights: Tensor, layer: Leaf) -> tuple[Tensor | None, Tensor | None]:
-        """sum_i w_i g_i in weight and bias."""
-        bias = None if self.bias is None else _combined(weights, [self.bias])
-        return None if self.weight is None else _sided(layer, _combined(weights, self.weight)), bias
+    each: Each | None = None
 
 
 def obstacles(model: nn.Module) -> list[str]:
@@ -210,7 +210,6 @@ class Capture:
 
         @torch.no_grad()
         def passing(call: Call, d: Tensor) -> None:
-            d = d.reshape(call.shape)
             own = self._own(call.layer, q)
             products = self._formed(call, d, own, count) if keep else None
             if products is None:
@@ -224,7 +223,7 @@ class Capture:
             def hook(slopes: tuple[Tensor | None, ...]) -> None:
                 d = slopes[place]
                 if d is not None:
-                    passing(call, d)
+                    passing(call, d.reshape(call.shape))
 
             return hook
 
@@ -309,11 +308,10 @@ class Capture:
 
 def slopes_of(loss: Tensor, calls: Sequence[Call], *, retain: bool = False) -> list[Tensor | None]:
     """The loss's gradient at the output of each call; None where it does not reach it."""
-    there = [call for call in calls if call.edge is not None]
-    edges = [call.edge for call in there if call.edge is not None]
-    found = torch.autograd.grad(loss, edges, retain_graph=retain, allow_unused=True) if edges else ()
-    slopes = {id(call): slope.reshape(call.shape) for call, slope in zip(there, found, strict=True) if slope is not None}
-    return [slopes.get(id(call)) for call in calls]
+    edges = [call.edge for call in calls if call.edge is not None]
+    found = iter(torch.autograd.grad(loss, edges, retain_graph=retain, allow_unused=True) if edges else ())
+    slopes = [None if call.edge is None else next(found) for call in calls]
+    return [None if slope is None else slope.reshape(call.shape) for call, slope in zip(calls, slopes, strict=True)]
 
 
 def _edge(output: Tensor) -> GradientEdge | None:
@@ -416,13 +414,18 @@ def _backward(layer: Leaf, x: Tensor, d: Tensor) -> tuple[Tensor | None, Tensor 
     return _normalisation_backward(layer, x, d, wanted)
 
 
+def padded(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution's input with its padding written out."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+
+
 def _convolution_backward(
     layer: nn.Conv1d | nn.Conv2d, x: Tensor, d: Tensor, wanted: list[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     padding: str | Sequence[int] = layer.padding
     if layer.padding_mode != "zeros" or isinstance(padding, str):
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), [0] * len(layer.kernel_size)
+        x, padding = padded(layer, x), [0] * len(layer.kernel_size)
     sizes = None if layer.bias is None else [len(layer.bias)]
     plain = (layer.stride, padding, layer.dilation, False, [0] * len(layer.stride), layer.groups)
     found = torch.ops.aten.convolution_backward(d, x, layer.weight.detach().to(x.dtype), sizes, *plain, [False, *wanted])

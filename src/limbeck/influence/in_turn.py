@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.batch import Batch
+from limbeck.core.errors import RunError
 from limbeck.influence.vectors import Vector
 
 LEAST = 64
@@ -28,7 +29,7 @@ class InTurn:
     Args:
         parts: Their number, >= 1; 1 takes the whole set anew each time, and keeps nothing.
 
-    Reference: Le Roux, Schmidt, Bach, 2012, arXiv:1202.6258, eq. 5, for the mean. Differs from the paper: parts have their turn
+    Reference: Le Roux, Schmidt, Bach, 2012, arXiv:1202.6258, sec. 1, for the mean. Differs from the paper: parts have their turn
     one after the other, not by chance, and all of them at the first call.
     """
 
@@ -45,12 +46,13 @@ class InTurn:
             of: The same of some samples, at the student's present parameters.
 
         Raises:
-            ValueError: The set has another size than before.
+            RunError: The set has another size than before.
         """
         if self.parts == 1:
             return of(queries)
         if self.kept and self.count != len(queries):
-            raise ValueError(f"the query set had {self.count} samples before, and has {len(queries)} now")
+            had = f"had {self.count} samples before, and has {len(queries)} now"
+            raise RunError(f"InTurn: the query set {had}; go on with the same one, or begin anew.")
         self.count = len(queries)
         cuts = [queries.take(slice(number, None, self.parts)) for number in range(self.parts)]
         if not self.kept:

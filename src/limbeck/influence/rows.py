@@ -10,13 +10,12 @@ from dataclasses import replace
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.core.batch import Batch
 from limbeck.core.errors import UnsupportedModelError
 from limbeck.core.outputs import Outputs
-from limbeck.influence.captured import FIRST, Call, Capture, gain_and_shift, slopes_of
+from limbeck.influence.captured import FIRST, Call, Capture, gain_and_shift, padded, slopes_of
 from limbeck.influence.curvature.covered import Block, by_sample
 from limbeck.influence.gradients import Loss
 from limbeck.influence.vectors import Vector
@@ -97,8 +96,7 @@ class Layers:
 
     def _convolved(self, layer: nn.Conv2d, x: Tensor, d: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
         """The same of a convolution over many positions: one convolution whose groups are the samples', nothing is unfolded."""
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        x = padded(layer, x)
         shape = x.new_empty(self.count * layer.out_channels, *layer.weight.shape[1:])  # of a weight; its numbers are not read
         found = torch.ops.aten.convolution_backward(
             d.flatten(0, 1).unsqueeze(0),
